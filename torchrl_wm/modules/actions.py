@@ -79,7 +79,7 @@ class ActionEncoding(nn.Module):
         if isinstance(spec, MultiCategorical):
             parts = action.long().unbind(-1)
             return torch.cat([F.one_hot(a, int(n)) for a, n in zip(parts, spec.nvec, strict=True)], -1).float()
-        if isinstance(spec, Categorical):
+        if isinstance(spec, Categorical) and not isinstance(spec, Binary):
             return F.one_hot(action.long(), spec.n).float().flatten(action.ndim - len(spec.shape))
         if not len(spec.shape):
             return action.float().unsqueeze(-1)
@@ -93,7 +93,7 @@ def _sort_name(key: NestedKey) -> str:
 def _encoded_size(key: NestedKey, spec: TensorSpec) -> int:
     if isinstance(spec, MultiCategorical):
         return int(sum(spec.nvec))
-    if isinstance(spec, Categorical):
+    if isinstance(spec, Categorical) and not isinstance(spec, Binary):
         return int(spec.n) * spec.shape.numel()
     if isinstance(spec, OneHot | MultiOneHot | Binary | Bounded | Unbounded):
         return spec.shape.numel()

@@ -1,0 +1,167 @@
+"""Dense bricks: initialisers, normalisations, block-diagonal layers and the multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Activation = Literal["relu", "elu", "silu", "tanh"]
+Norm = Literal["layer", "rms"]
+Init = Literal["trunc_normal", "glorot"]
+
+ACTIVATIONS = {"relu": F.relu, "elu": F.elu, "silu": F.silu, "tanh": torch.tanh}
+_TRUNCATION = 0.87962566  # standard deviation of a unit normal truncated to [-2, 2]
+
+
+def init_trunc_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:
+    """Fills ``weight`` with a truncated normal of standard deviation ``scale / sqrt(fan_in)``.
+
+    The initialiser of DreamerV3 (https://arxiv.org/abs/2301.04104); ``scale=0`` gives zeros.
+    """
+    if scale == 0:
+        return nn.init.zeros_(weight)
+    std = scale / math.sqrt(fan_in) / _TRUNCATION
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def dense(
+    in_features: int, out_features: int, *, init: Init = "trunc_normal", scale: float = 1.0
+) -> nn.Linear:
+    """A linear layer with a zero bias and the weights of an initialiser.
+
+    Args:
+        in_features (int): size of the input.
+        out_features (int): size of the output.
+        init (str, optional): ``"trunc_normal"`` (DreamerV3) or ``"glorot"`` (TensorFlow's default,
+            used by PlaNet and Dreamer v1 and v2). Defaults to ``"trunc_normal"``.
+        scale (float, optional): factor on the initial weights. Defaults to ``1.0``.
+    """
+    layer = nn.Linear(in_features, out_features)
+    if init == "glorot":
+        nn.init.xavier_uniform_(layer.weight, gain=scale)
+    else:
+        init_trunc_normal_(layer.weight, in_features, scale)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learned scale, computed in float32.
+
+    Args:
+        features (int): size of the last dimension.
+        eps (float, optional): added to the mean square. Defaults to ``1e-4``, as in DreamerV3.
+    """
+
+    def __init__(self, features: int, eps: float = 1e-4):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises ``[..., features]`` over its last dimension."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale * self.weight).to(x.dtype)
+
+
+def make_norm(norm: Norm | None, features: int) -> nn.Module:
+    """The normalisation called ``norm`` for the last dimension: layer (eps 1e-3), RMS (eps 1e-4), none."""
+    if norm is None:
+        return nn.Identity()
+    if norm == "layer":
+        return nn.LayerNorm(features, eps=1e-3)
+    if norm == "rms":
+        return RMSNorm(features)
+    raise ValueError(f"Unknown norm {norm!r}; expected 'layer', 'rms' or None.")
+
+
+def get_activation(name: Activation):
+    """The activation function called ``name``."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"Unknown activation {name!r}; expected one of {sorted(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class BlockLinear(nn.Module):
+    """A linear layer whose weight is block diagonal.
+
+    Args:
+        in_features (int): size of the input, a multiple of ``blocks``.
+        out_features (int): size of the output, a multiple of ``blocks``.
+        blocks (int): number of blocks; block ``g`` of the output reads only block ``g`` of the input.
+
+    Raises:
+        ValueError: where ``blocks`` does not divide both sizes.
+
+    Examples:
+        >>> BlockLinear(8, 16, blocks=4)(torch.zeros(2, 3, 8)).shape
+        torch.Size([2, 3, 16])
+    """
+
+    def __init__(self, in_features: int, out_features: int, blocks: int):
+        super().__init__()
+        if in_features % blocks or out_features % blocks:
+            raise ValueError(
+                f"blocks={blocks} must divide in_features={in_features} and out_features={out_features}."
+            )
+        self.blocks = blocks
+        self.weight = nn.Parameter(torch.empty(blocks, in_features // blocks, out_features // blocks))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        init_trunc_normal_(self.weight, in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+        return block_product(x, self.weight) + self.bias
+
+
+def block_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiplies ``x [..., blocks * n]`` with the block-diagonal ``weight [blocks, n, m]``."""
+    blocks, size, _ = weight.shape
+    rows = x.reshape(-1, blocks, size).transpose(0, 1)
+    return torch.bmm(rows, weight).transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
+class MLP(nn.Module):
+    """``layers`` times linear, normalisation, activation.
+
+    Args:
+        in_features (int): size of the input.
+        units (int): size of every layer.
+        layers (int): number of layers; with zero the input is returned as it is.
+        activation (str, optional): name of the activation. Defaults to ``"silu"``.
+        norm (str, optional): ``"layer"``, ``"rms"`` or ``None``. Defaults to ``None``.
+        init (str, optional): initialiser of the weights. Defaults to ``"trunc_normal"``.
+
+    Examples:
+        >>> MLP(4, 8, 2, activation="elu")(torch.zeros(5, 4)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        layers: int,
+        *,
+        activation: Activation = "silu",
+        norm: Norm | None = None,
+        init: Init = "trunc_normal",
+    ):
+        super().__init__()
+        sizes = [in_features, *[units] * layers]
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.linears = nn.ModuleList(dense(i, o, init=init) for i, o in pairs)
+        self.norms = nn.ModuleList(make_norm(norm, units) for _ in range(layers))
+        self.activation = get_activation(activation)
+        self.in_features, self.out_features = in_features, sizes[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = self.activation(norm(linear(x)))
+        return x
