@@ -1,0 +1,139 @@
+"""Golden cases for every test: numbers that the reference programs produced, one file per case.
+
+A test asks for them by family and is run once per file found:
+
+    @pytest.mark.golden("v3_twohot")
+    def test_prediction(golden):
+        bins = symexp_bins(golden.cfg["bins"])
+        golden.close(prediction(golden["in/logits"], bins), "out/pred")
+
+A name with a ``*`` is a pattern of file names. ``TORCHRL_WM_GOLDEN`` names another folder than
+``tests/golden``; all sizes and hyper-parameters come from the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+class GoldenCase:
+    """One file ``<family>__<variant>.npz``: ``cfg/ in/ param/ out/ grad/`` entries as tensors.
+
+    ``load`` and ``gradients`` take the reference's names of weights with the parameters that hold
+    them; the change of layout (dense, convolution) is made here.
+    """
+
+    tolerance = 1e-4
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.family, _, self.variant = path.stem.partition("__")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        self.cfg = {n[4:]: a.tolist() for n, a in arrays.items() if n.startswith("cfg/")}
+        self.entries = {n: torch.from_numpy(a) for n, a in arrays.items() if n[:4] != "cfg/"}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A fresh copy of the entry with its full name, for example ``in/x``."""
+        if name not in self.entries:
+            raise KeyError(
+                f"{self.path.name} has no entry {name!r}; it has {sorted(self.entries)}."
+            )
+        return self.entries[name].clone()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """All entries below ``prefix``, their names without it."""
+        prefix = prefix.rstrip("/") + "/"
+        return {n[len(prefix) :]: self[n] for n in self.entries if n.startswith(prefix)}
+
+    def layers(self, pattern: str) -> int:
+        """How many weights ``pattern.format(0)``, ``pattern.format(1)``, ... the file holds."""
+        count = 0
+        while f"param/{pattern.format(count)}" in self:
+            count += 1
+        return count
+
+    def weight(self, name: str | tuple[str, ...], prefix: str = "param") -> Tensor:
+        """A weight (or its gradient) in PyTorch's layout; several names: joined along the output."""
+        names = (name,) if isinstance(name, str) else name
+        value = torch.cat([self[f"{prefix}/{n}"] for n in names], -1)
+        if value.ndim == 2:  # dense: [in, out] -> [out, in]
+            return value.T.contiguous()
+        if value.ndim == 4:  # convolution: [h, w, in, out] -> [out, in, h, w], transposed likewise
+            return value.permute(3, 2, 0, 1).contiguous()
+        return value
+
+    def load(self, weights: Mapping[str | tuple[str, ...], Tensor], below: str = "") -> None:
+        """Copies the file's weights; none whose name starts with ``below`` may be left out."""
+        used = {n for name in weights for n in ((name,) if isinstance(name, str) else name)}
+        left = {n for n in self.group("param") if n.startswith(below)} - used
+        assert not left, f"{self.path.name}: the test loads everything but {sorted(left)}"
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                value = self.weight(name)
+                assert value.shape == parameter.shape, (name, value.shape, parameter.shape)
+                parameter.copy_(value)
+
+    def close(self, actual: Tensor, name: str, tolerance: float | None = None) -> None:
+        """Asserts equality with an entry, relative to the entry's largest number."""
+        self._compare(actual, self[name], name, tolerance)
+
+    def gradients(self, weights: Mapping[str | tuple[str, ...], Tensor]) -> None:
+        """Asserts that the ``.grad`` of each weight equals ``grad/param/<name>``."""
+        for name, parameter in weights.items():
+            actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            self._compare(actual, self.weight(name, "grad/param"), f"grad/param/{name}", None)
+
+    def _compare(self, actual: Tensor, expected: Tensor, name: str, tolerance: float | None):
+        actual = actual.detach().cpu()
+        where = f"{self.path.name} {name}"
+        assert actual.shape == expected.shape, f"{where}: {actual.shape} is not {expected.shape}"
+        if not expected.is_floating_point():
+            assert torch.equal(actual.to(expected.dtype), expected), where
+            return
+        actual, expected = actual.double(), expected.double()
+        scale = expected[expected.isfinite()].abs().max().item() if expected.numel() else 0.0
+        allowed = (self.tolerance if tolerance is None else tolerance) * scale or 1e-7
+        bad = ~torch.isclose(actual, expected, rtol=0.0, atol=allowed, equal_nan=True)
+        if bad.any():
+            error = (actual - expected).abs()[bad].max().item()
+            pytest.fail(f"{where}: {int(bad.sum())} entries differ, by {error:.3g} of {scale:.3g}")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "golden(family, ...): runs once per golden file of the families"
+    )
+
+
+def pytest_generate_tests(metafunc):
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None:
+        return
+    elsewhere = os.environ.get("TORCHRL_WM_GOLDEN")
+    folder = Path(elsewhere) if elsewhere else FOLDER
+    if not folder.is_dir():
+        raise pytest.UsageError(f"TORCHRL_WM_GOLDEN names {folder}, which is not a folder.")
+    patterns = [n if "*" in n else f"{n}__*" for n in marker.args]
+    paths = [path for pattern in patterns for path in sorted(folder.rglob(f"{pattern}.npz"))]
+    if not paths and not elsewhere:
+        raise pytest.UsageError(f"No golden file of {marker.args} below {folder}.")
+    metafunc.parametrize("golden", paths, ids=[p.stem for p in paths], indirect=True)
+
+
+@pytest.fixture
+def golden(request) -> GoldenCase:
+    """The golden case that a test marked ``golden(<family>)`` runs on."""
+    return GoldenCase(request.param)
