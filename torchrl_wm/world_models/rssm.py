@@ -1,0 +1,135 @@
+"""The recurrent state-space model of PlaNet and the Dreamers: one class, parts chosen by argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+
+from torchrl_wm import keys
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.cells import Cell
+from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
+from torchrl_wm.modules.latents import Latent, Statistics
+from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
+
+
+class RSSM(WorldModel):
+    """Recurrent state-space model (https://arxiv.org/abs/1811.04551).
+
+    The latent is a deterministic ``belief``, advanced by a recurrent cell, and a stochastic ``state``,
+    drawn from the posterior where there is an observation and from the prior where there is none.
+
+    Args:
+        encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``.
+        action_encoding (ActionEncoding): how actions become vectors.
+        cell (nn.Module): a cell of :mod:`torchrl_wm.modules.cells`.
+        latent (nn.Module): a latent of :mod:`torchrl_wm.modules.latents`.
+        prior (PriorHead): belief to raw latent parameters.
+        posterior (PosteriorHead): belief and tokens to raw latent parameters.
+
+    Keyword Args:
+        belief_key, state_key (NestedKey, optional): the latent entries. Default to ``"belief"`` and
+            ``"state"``.
+        **options: decoder, heads and keys of :class:`~torchrl_wm.world_models.WorldModel`.
+
+    :func:`~torchrl_wm.world_models.make_rssm` builds one from specs and sizes.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        action_encoding: ActionEncoding,
+        cell: Cell,
+        latent: Latent,
+        prior: PriorHead,
+        posterior: PosteriorHead,
+        *,
+        belief_key: NestedKey = keys.BELIEF,
+        state_key: NestedKey = keys.STATE,
+        **options,
+    ):
+        sizes = {belief_key: cell.belief_size, state_key: latent.flat_size}
+        super().__init__(encoder, action_encoding, sizes, **options)
+        self.cell, self.latent, self.prior, self.posterior = cell, latent, prior, posterior
+
+    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
+        """Standard noise of the stochastic state, ``[*batch_size, noise size]``."""
+        return self.latent.noise(tuple(batch_size), device=device)
+
+    def compile_steps(self, **options) -> RSSM:
+        """Compiles the single steps of filtering and imagination; the loops around them stay eager.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self._observe_step = torch.compile(self._observe_step, **options)
+        self._imagine_step = torch.compile(self._imagine_step, **options)
+        return self
+
+    def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
+        keep = (~is_init).to(action.dtype)
+        belief, state, _ = self._observe_step(
+            *carry,
+            keep,
+            self.cell.project_action(action * keep),
+            self.posterior.project_tokens(tokens),
+            noise,
+            self.cell.weights(),
+            self.posterior.weights(),
+        )
+        return belief, state
+
+    def _observe_tensors(self, tokens, action, is_init, carry, noise):
+        keep = (~is_init).to(action.dtype)
+        actions = self.cell.project_action((action * keep).transpose(0, 1)).unbind(0)
+        tokens = self.posterior.project_tokens(tokens.transpose(0, 1)).unbind(0)
+        keep, noise = keep.transpose(0, 1).unbind(0), noise.transpose(0, 1).unbind(0)
+        weights = self.cell.weights(), self.posterior.weights()
+        belief, state = carry
+        beliefs, states, raws = [], [], []
+        for inputs in zip(keep, actions, tokens, noise, strict=True):
+            belief, state, raw = self._observe_step(belief, state, *inputs, *weights)
+            beliefs.append(belief)
+            states.append(state)
+            raws.append(raw)
+        # No carry depends on the prior's parameters: one batched product for the whole sequence.
+        beliefs = torch.stack(beliefs, 1)
+        statistics = {
+            "prior": self._named(self.latent.statistics(self.prior(beliefs))),
+            "posterior": self._named(self.latent.statistics(torch.stack(raws, 1))),
+        }
+        return (beliefs, torch.stack(states, 1)), statistics
+
+    def _observe_step(
+        self, belief, state, keep, projected_action, projected_tokens, noise, cell_weights, head_weights
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        belief = self.cell(belief * keep, state * keep, projected_action, cell_weights)
+        raw = self.posterior(belief, projected_tokens, head_weights)
+        return belief, self.latent.rsample(self.latent.statistics(raw), noise), raw
+
+    def _predict_tensors(self, latents: LatentTensors, action: Tensor, noise: Tensor) -> LatentTensors:
+        return self._advance(*latents, action, noise, self.cell.weights())
+
+    def _advance(self, belief, state, action, noise, cell_weights) -> LatentTensors:
+        belief = self.cell(belief, state, self.cell.project_action(action), cell_weights)
+        return belief, self.latent.rsample(self.latent.statistics(self.prior(belief)), noise)
+
+    def _imagine_tensors(self, latents, policy, noise) -> tuple[list[Tensor], list[Tensor]]:
+        weights = self.cell.weights()
+        features, actions = [torch.cat(latents, -1)], []
+        for draw in noise:
+            feature, action = self._imagine_step(features[-1], policy, draw, weights)
+            features.append(feature)
+            actions.append(action)
+        return features, actions
+
+    def _imagine_step(self, features, policy, noise, cell_weights) -> tuple[Tensor, Tensor]:
+        action = policy(features)
+        belief, state = features.split(list(self.latent_sizes.values()), -1)
+        return torch.cat(self._advance(belief, state, action, noise, cell_weights), -1), action
+
+    def _named(self, statistics: Statistics) -> dict[str, Tensor]:
+        return dict(zip(self.latent.names, statistics, strict=True))
