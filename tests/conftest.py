@@ -66,7 +66,7 @@ class GoldenCase:
         return count
 
     def weight(self, name: str | tuple[str, ...], prefix: str = "param") -> Tensor:
-        """A weight (or its gradient) in PyTorch's layout; several names: joined along the output."""
+        """A weight (or its gradient) in PyTorch's layout; several names joined on the output."""
         names = (name,) if isinstance(name, str) else name
         value = torch.cat([self[f"{prefix}/{n}"] for n in names], -1)
         if value.ndim == 2:  # dense: [in, out] -> [out, in]

@@ -1,25 +1,14 @@
-"""Actions of any TorchRL spec as one flat float vector, the form in which a world model reads them."""
+"""Actions of any TorchRL spec as one flat float vector, the form that a world model reads."""
 
 from __future__ import annotations
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchrl.data import (
-    Binary,
-    Bounded,
-    Categorical,
-    Composite,
-    MultiCategorical,
-    MultiOneHot,
-    OneHot,
-    TensorSpec,
-    Unbounded,
-)
+from torch import Tensor, cat, nn
+from torchrl.data import Binary, Bounded, Categorical, TensorSpec
 
 from torchrl_wm import keys
+from torchrl_wm.modules.encoding import decode_leaf, encode_leaf, encoded_size, sorted_leaves
 
 
 class ActionEncoding(nn.Module):
@@ -34,29 +23,35 @@ class ActionEncoding(nn.Module):
             Defaults to ``"action"``.
 
     Raises:
-        TypeError: for a spec without an encoding; the message names the entry and the supported ones.
+        TypeError: for a spec without an encoding; the message names the entry.
 
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
-        >>> from torchrl.data import Bounded, Categorical, Composite
+        >>> from torchrl.data import Composite
         >>> spec = Composite(arm=Bounded(-1, 1, (2,)), gear=Categorical(3))
         >>> encode = ActionEncoding(spec)
-        >>> encode(TensorDict(arm=torch.tensor([[0.5, -1.0]]), gear=torch.tensor([2]), batch_size=[1]))
+        >>> arm, gear = torch.tensor([[0.5, -1.0]]), torch.tensor([2])
+        >>> action = TensorDict(arm=arm, gear=gear, batch_size=1)
+        >>> encode(action)
         tensor([[ 0.5000, -1.0000,  0.0000,  0.0000,  1.0000]])
+        >>> encode.decode(encode(action), TensorDict(batch_size=1))["gear"]
+        tensor([2])
     """
 
     def __init__(self, action_spec: TensorSpec, action_key: NestedKey = keys.ACTION):
         super().__init__()
-        if isinstance(action_spec, Composite):
-            leaves = {key: spec for key, spec in action_spec.items(True, True)}
-        else:
-            leaves = {action_key: action_spec}
-        if not leaves:
-            raise TypeError("The action spec has no entry; a world model needs at least one action.")
-        self.leaves = dict(sorted(leaves.items(), key=lambda item: _sort_name(item[0])))
-        self.sizes = {key: _encoded_size(key, spec) for key, spec in self.leaves.items()}
+        self.leaves = sorted_leaves(action_spec, action_key)
+        if not self.leaves:
+            raise TypeError(
+                "The action spec has no entry; a world model needs at least one action."
+            )
+        self.sizes = {key: encoded_size(key, spec) for key, spec in self.leaves.items()}
         self.size = sum(self.sizes.values())
+        for i, spec in enumerate(self.leaves.values()):
+            if isinstance(spec, Bounded) and not isinstance(spec, Binary | Categorical):
+                self.register_buffer(f"low_{i}", spec.space.low.clone(), persistent=False)
+                self.register_buffer(f"high_{i}", spec.space.high.clone(), persistent=False)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -64,40 +59,41 @@ class ActionEncoding(nn.Module):
         return list(self.leaves)
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Encodes the action entries of ``tensordict`` (batch size ``[...]``) to ``[..., size]``."""
+        """Encodes the actions of ``tensordict`` (batch size ``[...]``) to ``[..., size]``."""
         parts = []
-        for key, spec in self.leaves.items():
+        for key in self.leaves:
             action = tensordict.get(key, None)
             if action is None:
-                raise KeyError(f"The action {key!r} is missing; found {sorted(map(str, tensordict.keys(True, True)))}.")
+                found = sorted(map(str, tensordict.keys(True, True)))
+                raise KeyError(f"The action {key!r} is missing; found {found}.")
             parts.append(self.encode(key, action))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return parts[0] if len(parts) == 1 else cat(parts, -1)
 
     def encode(self, key: NestedKey, action: Tensor) -> Tensor:
         """Encodes one action entry: ``[..., *shape]`` to ``[..., size of that entry]``."""
-        spec = self.leaves[key]
-        if isinstance(spec, MultiCategorical):
-            parts = action.long().unbind(-1)
-            return torch.cat([F.one_hot(a, int(n)) for a, n in zip(parts, spec.nvec, strict=True)], -1).float()
-        if isinstance(spec, Categorical) and not isinstance(spec, Binary):
-            return F.one_hot(action.long(), spec.n).float().flatten(action.ndim - len(spec.shape))
-        if not len(spec.shape):
-            return action.float().unsqueeze(-1)
-        return action.float().flatten(action.ndim - len(spec.shape))
+        return encode_leaf(self.leaves[key], action)
 
+    def decode(self, flat: Tensor, tensordict: TensorDictBase) -> TensorDictBase:
+        """Sets the environment's action entries from their flat form, the inverse of ``forward``.
 
-def _sort_name(key: NestedKey) -> str:
-    return key if isinstance(key, str) else ".".join(key)
+        Each one-hot group becomes its largest class; values of a Bounded entry are clipped to its
+        bounds.
 
+        Args:
+            flat (Tensor): ``[..., size]``.
+            tensordict (TensorDictBase): receives the entries; batch size ``[...]``.
 
-def _encoded_size(key: NestedKey, spec: TensorSpec) -> int:
-    if isinstance(spec, MultiCategorical):
-        return int(sum(spec.nvec))
-    if isinstance(spec, Categorical) and not isinstance(spec, Binary):
-        return int(spec.n) * spec.shape.numel()
-    if isinstance(spec, OneHot | MultiOneHot | Binary | Bounded | Unbounded):
-        return spec.shape.numel()
-    raise TypeError(
-        f"The action {key!r} has the unsupported spec {type(spec).__name__}; supported are OneHot, MultiOneHot, "
-        "Categorical, MultiCategorical, Binary, Bounded and Unbounded, alone or in a Composite."
-    )
+        Returns:
+            ``tensordict``.
+        """
+        if flat.shape[-1] != self.size:
+            raise ValueError(
+                f"A flat action of {flat.shape[-1]} numbers; {self.size} are expected."
+            )
+        parts = flat.split(list(self.sizes.values()), -1)
+        for i, ((key, spec), part) in enumerate(zip(self.leaves.items(), parts, strict=True)):
+            action = decode_leaf(spec, part)
+            if f"low_{i}" in self._buffers:
+                action = action.clamp(self.get_buffer(f"low_{i}"), self.get_buffer(f"high_{i}"))
+            tensordict.set(key, action)
+        return tensordict
