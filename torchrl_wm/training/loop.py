@@ -1,0 +1,305 @@
+"""The training loop: collect, replay, update, evaluate, checkpoint, for any algorithm."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from torchrl_wm.training.checkpoint import Checkpoint, CheckpointError, write_checkpoint
+from torchrl_wm.training.episodes import EpisodeStatistics
+from torchrl_wm.training.evaluation import EvaluationResult, Evaluator
+from torchrl_wm.training.interruption import Interruption
+from torchrl_wm.training.interval import Interval
+from torchrl_wm.training.logging import MetricLog
+from torchrl_wm.training.metrics import MetricWindow, not_finite
+from torchrl_wm.training.progress import ProgressBar
+from torchrl_wm.training.randomness import random_state, set_random_state
+from torchrl_wm.training.ratio import UpdateRatio
+from torchrl_wm.training.snapshot import (
+    experience_state,
+    load_experience_state,
+    require_plain,
+)
+
+_UPDATES_PER_LINE = 1000
+
+
+class Trainer:
+    """Turns the crank of a run, one unit of work at a time, until ``total_steps``.
+
+    A unit is one update, one evaluation or one collected batch; what comes next follows from the
+    state alone, and between any two units the run can be written down and continued exactly.
+    Steps are environment steps: decisions times the action repeat, over all environments.
+
+    Args:
+        env (EnvBase): environments with batch size ``[E]``; the latent entries of the algorithm's
+            policy are added to it.
+        algorithm (nn.Module): ``policy``, ``update(sample)``, ``pretrain(sample)`` and
+            ``optimizers``; both methods return metrics (a TensorDict of detached scalars) and the
+            fresh latents ``[B, T]`` of the sample or None.
+        replay: ``extend(batch)``, ``sample()``, ``write_back(sample, latents)``, ``save(folder)``
+            and ``load(folder)``.
+        ratio (UpdateRatio): when updates are due.
+
+    Keyword Args:
+        total_steps (int): where the run ends.
+        run_dir (str or Path): where checkpoints go.
+        log (MetricLog, optional): where metrics and evaluations go.
+        evaluator (Evaluator, optional): plays the evaluation episodes.
+        seed (int, optional): seeds the environments. Defaults to 0.
+        steps_per_batch (int, optional): decisions of one environment in a batch. Defaults to 1.
+        action_repeat (int, optional): environment steps of one decision. Defaults to 1.
+        warmup_steps (int, optional): steps with random actions and no updates, during which the
+            policy goes on filtering. Defaults to 0.
+        world_model_pretrain_steps (int, optional): updates of the world model alone, between the
+            warm-up and the first full update. Defaults to 0.
+        log_every (int, optional): steps between two lines of metrics. Defaults to 1,000.
+        evaluate_every (int, optional): steps between two evaluations, 0 for only a final one.
+        checkpoint_every (int, optional): steps between two checkpoints, 0 for only a final one.
+        device (torch.device, optional): where the algorithm lives. Defaults to the CPU.
+        progress (bool, optional): show a progress bar. Defaults to True.
+
+    Examples:
+        A run is ``Trainer(env, algorithm, replay, ratio, total_steps=..., run_dir=...).run()``;
+        ``recipes/train.py`` is a complete one.
+    """
+
+    def __init__(
+        self,
+        env: EnvBase,
+        algorithm: nn.Module,
+        replay: Any,
+        ratio: UpdateRatio,
+        *,
+        total_steps: int,
+        run_dir: str | Path,
+        log: MetricLog | None = None,
+        evaluator: Evaluator | None = None,
+        seed: int = 0,
+        steps_per_batch: int = 1,
+        action_repeat: int = 1,
+        warmup_steps: int = 0,
+        world_model_pretrain_steps: int = 0,
+        log_every: int = 1_000,
+        evaluate_every: int = 10_000,
+        checkpoint_every: int = 10_000,
+        device: torch.device | str = "cpu",
+        progress: bool = True,
+    ):
+        self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
+        self.total_steps, self.checkpoints = total_steps, Path(run_dir) / "checkpoints"
+        self.log, self.evaluator = log, evaluator
+        self.action_repeat, self.warmup_steps = action_repeat, warmup_steps
+        self.world_model_pretrain_steps = world_model_pretrain_steps
+        self.device, self.progress = torch.device(device), progress
+        self.logging, self.evaluating = Interval(log_every), Interval(evaluate_every)
+        self.checkpointing = Interval(checkpoint_every)
+        self.steps, self.updates, self.pretrained, self.seconds = 0, 0, 0, 0.0
+        self.logged_updates = 0
+        self.metrics = MetricWindow()
+        self.env = with_latents(env, algorithm.policy)
+        self.episodes = EpisodeStatistics(self.env.batch_size[0])
+        self.env.set_seed(seed)  # before the collector, which resets in its constructor
+        self.collector = self._make_collector(steps_per_batch)
+        self.batches = iter(self.collector)
+
+    def _make_collector(self, steps_per_batch: int) -> Collector:
+        devices = {}
+        if self.device.type != "cpu":
+            devices = {"policy_device": self.device, "env_device": "cpu", "storing_device": "cpu"}
+        return Collector(
+            self.env,
+            self.algorithm.policy,
+            frames_per_batch=steps_per_batch * self.env.batch_size[0],
+            total_frames=-1,
+            track_traj_ids=False,
+            auto_register_policy_transforms=False,
+            **devices,
+        )
+
+    # The crank ---------------------------------------------------------------------------------
+
+    def run(self) -> EvaluationResult | None:
+        """Runs to ``total_steps`` and returns the last evaluation.
+
+        Raises:
+            SystemExit: after SIGTERM or SIGINT, when the checkpoint is written (code 128 + signal).
+            FloatingPointError: if a metric is NaN or infinite, when everything is logged; the
+                message names the metric and the last checkpoint stays as it is.
+        """
+        result = None
+        with Interruption() as interruption, ProgressBar(self, self.progress) as bar:
+            while not (interruption.signal or self._finished()):
+                began = time.perf_counter()
+                result = self._turn(interruption) or result
+                self.seconds += time.perf_counter() - began
+                bar.show()
+            if not interruption.signal:
+                self._write_line()
+            self.save()
+        if interruption.signal:
+            raise SystemExit(128 + interruption.signal)
+        return result
+
+    def _finished(self) -> bool:
+        return self.steps >= self.total_steps and not (self._work_due() or self._evaluation_due())
+
+    def _turn(self, interruption: Interruption) -> EvaluationResult | None:
+        """One unit of work, and what is due after it."""
+        if self._work_due():
+            self._update()
+        elif self._evaluation_due():
+            return self._evaluate(interruption)
+        else:
+            self._collect()
+        if self.logging.passed(self.steps) or self._long_silence():
+            self._write_line()
+        if self.checkpointing.passed(self.steps):
+            self.save()
+        return None
+
+    def _long_silence(self) -> bool:
+        return self.updates - self.logged_updates >= _UPDATES_PER_LINE
+
+    def _pretraining(self) -> bool:
+        return self.pretrained < self.world_model_pretrain_steps
+
+    def _work_due(self) -> bool:
+        warm = self.steps >= self.warmup_steps
+        return warm and bool(self.ratio.due or self._pretraining())
+
+    def _evaluation_due(self) -> bool:
+        if self.evaluator is None or not self.steps:
+            return False
+        final = self.steps >= self.total_steps and self.evaluating.last < self.steps
+        return final or self.evaluating.due(self.steps)
+
+    def _collect(self) -> None:
+        warm_up = self.steps < self.warmup_steps
+        self.algorithm.policy.random_actions = warm_up
+        batch: TensorDictBase = next(self.batches)
+        self.replay.extend(batch)
+        self.episodes.add(batch)
+        self.steps += batch.numel() * self.action_repeat
+        if not warm_up:
+            self.ratio.add(batch.numel())
+
+    def _update(self) -> None:
+        sample = self.replay.sample()
+        if self.device.type != "cpu":
+            sample = sample.to(self.device, non_blocking=True)
+        if self._pretraining():
+            metrics, latents = self.algorithm.pretrain(sample)
+            self.pretrained += 1
+        else:
+            metrics, latents = self.algorithm.update(sample)
+            self.ratio.take()
+        self.updates += 1
+        self.metrics.add(metrics)
+        if latents is not None:
+            self.replay.write_back(sample, latents)
+
+    def _evaluate(self, interruption: Interruption) -> EvaluationResult | None:
+        self.algorithm.policy.random_actions = False
+        result = self.evaluator.evaluate(self.steps, stopped=lambda: bool(interruption.signal))
+        if result is not None:  # else it was given up, and a resumed run begins it again
+            self.evaluating.done(self.steps)
+            if self.log is not None:
+                self.log.write_evaluation(self.steps, self.seconds, result)
+        return result
+
+    def _write_line(self) -> None:
+        """Logs the averages since the last line and refuses to go on with NaN."""
+        self.logged_updates = self.updates
+        values = self.metrics.close() | self.episodes.close()
+        if values and self.log is not None:
+            counts = {"updates": self.updates, "episodes": self.episodes.count}
+            self.log.write_metrics(self.steps, self.seconds, counts | values)
+        if bad := not_finite(values):
+            raise FloatingPointError(
+                f"Not finite at step {self.steps}, update {self.updates}: {', '.join(bad)}. The "
+                f"checkpoints in {self.checkpoints} are from before; metrics.csv has the line."
+            )
+
+    # Checkpoints -------------------------------------------------------------------------------
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the run as it is now and returns its folder."""
+        if not_finite(self.metrics.means()):
+            self._write_line()  # which raises
+        states = {
+            "algorithm": dict(self.algorithm.state_dict()),
+            "optimizers": {k: o.state_dict() for k, o in self.algorithm.optimizers.items()},
+            "experience": experience_state(self.env, self.collector),
+            "run": self._run_state(),
+        }
+        require_plain(states)
+        writers = {"replay": self.replay.save}
+        return write_checkpoint(self.checkpoints, self.steps, states, writers=writers)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continues from ``checkpoint``; everything must have been built as for that run.
+
+        Raises:
+            CheckpointError: if the parameters are not those of this algorithm.
+        """
+        try:
+            self.algorithm.load_state_dict(checkpoint.state("algorithm"))
+            for name, state in checkpoint.state("optimizers").items():
+                self.algorithm.optimizers[name].load_state_dict(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint {checkpoint.path} belongs to another model than the one built "
+                f"from this config: {error}"
+            ) from error
+        self.replay.load(checkpoint.folder("replay"))
+        load_experience_state(self.env, self.collector, checkpoint.state("experience"))
+        self._load_run_state(checkpoint.state("run"))
+
+    def _run_state(self) -> dict[str, Any]:
+        intervals = (self.logging, self.evaluating, self.checkpointing)
+        return {
+            "counts": [self.steps, self.updates, self.pretrained, self.logged_updates],
+            "seconds": self.seconds,
+            "intervals": [interval.last for interval in intervals],
+            "ratio": self.ratio.state_dict(),
+            "metrics": self.metrics.state_dict(),
+            "episodes": self.episodes.state_dict(),
+            "log": None if self.log is None else self.log.state_dict(),
+            "threads": torch.get_num_threads(),
+            "random": random_state(),
+        }
+
+    def _load_run_state(self, state: dict[str, Any]) -> None:
+        self.steps, self.updates, self.pretrained, self.logged_updates = state["counts"]
+        self.seconds = state["seconds"]
+        intervals = (self.logging, self.evaluating, self.checkpointing)
+        for interval, last in zip(intervals, state["intervals"], strict=True):
+            interval.last = last
+        self.ratio.load_state_dict(state["ratio"])
+        self.metrics.load_state_dict(state["metrics"])
+        self.episodes.load_state_dict(state["episodes"])
+        if self.log is not None and state["log"] is not None:
+            self.log.load_state_dict(state["log"])
+        torch.set_num_threads(state["threads"])
+        set_random_state(state["random"])
+
+    def close(self) -> None:
+        """Shuts the environments and the log down."""
+        self.collector.shutdown()
+        if self.evaluator is not None and not self.evaluator.env.is_closed:
+            self.evaluator.env.close()
+        if self.log is not None:
+            self.log.close()
+
+
+def with_latents(env: EnvBase, policy: nn.Module) -> EnvBase:
+    """Adds the entries that ``policy`` carries from step to step to ``env``."""
+    return env.append_transform(policy.make_tensordict_primer())

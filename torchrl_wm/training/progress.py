@@ -1,0 +1,76 @@
+"""What a person sees of a run: its sizes at the start, then speed and time to go."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torchrl_wm.training.loop import Trainer
+
+
+class ProgressBar:
+    """A bar over environment steps with steps per second and the time to go.
+
+    Args:
+        trainer (Trainer): whose counts are shown.
+        shown (bool): False shows nothing.
+    """
+
+    def __init__(self, trainer: Trainer, shown: bool):
+        self.trainer, self.shown, self.bar = trainer, shown, None
+        self._next = 0.0
+
+    def __enter__(self) -> ProgressBar:
+        if self.shown:
+            from tqdm import tqdm
+
+            self._pause = 0.5 if sys.stderr.isatty() else 30.0
+            self.bar = tqdm(
+                total=self.trainer.total_steps,
+                initial=self.trainer.steps,
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=self._pause,
+            )
+        return self
+
+    def show(self) -> None:
+        """Moves the bar to the trainer's counts, at most twice a second."""
+        now = time.perf_counter()
+        if self.bar is None or now < self._next:
+            return
+        self._next = now + self._pause
+        self.bar.set_postfix(updates=self.trainer.updates, episodes=self.trainer.episodes.count)
+        self.bar.update(self.trainer.steps - self.bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self._next = 0.0
+            self.show()
+            self.bar.close()
+
+
+def describe_run(algorithm: nn.Module, device: torch.device) -> str:
+    """Device, threads and the number of parameters of every part.
+
+    Examples:
+        >>> print(describe_run(nn.ModuleDict({"head": nn.Linear(2, 3)}), torch.device("cpu")))
+        device: cpu, ... thread...
+        parameters: head 9, together 9
+    """
+    name = "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+    counts = {
+        part: sum(p.numel() for p in module.parameters())
+        for part, module in algorithm.named_children()
+    }
+    parts = "".join(f"{part} {number:,}, " for part, number in counts.items() if number)
+    together = sum(p.numel() for p in algorithm.parameters())
+    return (
+        f"device: {name}, {torch.get_num_threads()} thread(s)\n"
+        f"parameters: {parts}together {together:,}"
+    )

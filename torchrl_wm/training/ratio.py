@@ -1,0 +1,98 @@
+"""How many gradient updates are due for the data collected so far."""
+
+from __future__ import annotations
+
+from math import floor
+
+
+class UpdateRatio:
+    """Counts collected decisions and tells how many updates are due; nothing is lost to rounding.
+
+    A decision is one row of experience of one environment (action repeat counts once). Every
+    published cadence is one case of "``updates`` updates for each ``every`` decisions":
+
+    - Dreamer v1: ``UpdateRatio(updates=100, every=500)``, a burst after each 500 decisions;
+    - Dreamer v2: ``UpdateRatio(updates=1, every=16)``;
+    - Dreamer v3: ``UpdateRatio(train_ratio=32, batch_steps=16 * 64)``, where the train ratio is the
+      number of replayed rows for each collected row: one update per ``batch_steps / train_ratio``.
+
+    Args:
+        updates (int, optional): updates of one burst. Defaults to 1.
+        every (float, optional): decisions between two bursts. Exclusive with ``train_ratio``.
+
+    Keyword Args:
+        train_ratio (float, optional): replayed rows for each collected row.
+        batch_steps (int, optional): rows of one training batch; needed with ``train_ratio``.
+        first (int, optional): updates due as soon as updating starts. Defaults to 0.
+
+    Raises:
+        ValueError: if not exactly one of ``every`` and ``train_ratio`` is given, or a number is
+            negative.
+
+    Examples:
+        >>> ratio = UpdateRatio(train_ratio=3, batch_steps=8)
+        >>> due = []
+        >>> for _ in range(8):
+        ...     ratio.add(1)
+        ...     due.append(ratio.due)
+        ...     while ratio.due:
+        ...         ratio.take()
+        >>> due
+        [0, 0, 1, 0, 0, 1, 0, 1]
+    """
+
+    def __init__(
+        self,
+        updates: int = 1,
+        every: float | None = None,
+        *,
+        train_ratio: float | None = None,
+        batch_steps: int | None = None,
+        first: int = 0,
+    ):
+        if (every is None) == (train_ratio is None):
+            raise ValueError(
+                "Give exactly one of train_ratio (replayed rows per collected row) and every "
+                f"(decisions between two bursts of updates); got {train_ratio=} and {every=}."
+            )
+        if train_ratio is not None and not batch_steps:
+            raise ValueError("train_ratio needs batch_steps, the rows of one training batch.")
+        if every is not None and every <= 0:
+            raise ValueError(f"every must be a positive number of decisions; got {every}.")
+        if updates < 0 or first < 0 or (train_ratio or 0) < 0:
+            raise ValueError(
+                "updates, first and train_ratio must not be negative; "
+                f"got {updates=}, {first=}, {train_ratio=}."
+            )
+        self.updates, self.first = updates, first
+        self._gain, self._cost = (1, every) if train_ratio is None else (train_ratio, batch_steps)
+        self.decisions = 0
+        self.granted = 0
+        self.due = first
+
+    def add(self, decisions: int) -> None:
+        """Counts ``decisions`` newly collected rows."""
+        self.decisions += decisions
+        # From the total and not from a running remainder: sums of floats would drift.
+        granted = floor(self.decisions * self._gain / self._cost)
+        self.due += (granted - self.granted) * self.updates
+        self.granted = granted
+
+    def take(self) -> None:
+        """Marks one due update as done.
+
+        Raises:
+            RuntimeError: if none is due.
+        """
+        if not self.due:
+            raise RuntimeError("No update is due: call take() once for each update counted in due.")
+        self.due -= 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts, as plain integers."""
+        return {"decisions": self.decisions, "granted": self.granted, "due": self.due}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restores the counts of :meth:`state_dict`."""
+        self.decisions, self.granted = state["decisions"], state["granted"]
+        self.due = state["due"]

@@ -1,0 +1,124 @@
+"""The folder of one run: its config, the commands that made it, its logs and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CONFIG = "config.yaml"
+STARTS = "starts.jsonl"
+CHECKPOINTS = "checkpoints"
+REPLAY = "replay"
+
+
+class RunFolder:
+    """Paths inside a run folder; made by :meth:`create` or found by :meth:`open`.
+
+    Args:
+        path (str or Path): the folder.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "first"
+        >>> RunFolder.create(path, "seed: 3").config
+        'seed: 3'
+        >>> RunFolder.create(path, "seed: 4")
+        Traceback (most recent call last):
+        FileExistsError: ...
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / CHECKPOINTS
+        self.replay = self.path / REPLAY
+
+    @classmethod
+    def create(cls, path: str | Path, config: str) -> RunFolder:
+        """Makes the folder of a new run and writes its config.
+
+        Args:
+            path (str or Path): must not exist, or be an empty folder.
+            config (str): the complete config, as YAML.
+
+        Raises:
+            FileExistsError: if something is there; nothing is overwritten.
+        """
+        run = cls(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise FileExistsError(
+                f"{run.path} exists already and nothing in it is overwritten. Go on with that run: "
+                f"resume={run.path}; or choose another folder: run_dir=..."
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / CONFIG).write_text(config)
+        run.note_start()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Finds the folder of an existing run.
+
+        Raises:
+            FileNotFoundError: if ``path`` is no run folder.
+        """
+        run = cls(path)
+        if not (run.path / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{run.path} is not a run folder (it has no {CONFIG}). Give the folder that a "
+                "training run printed when it started."
+            )
+        return run
+
+    @property
+    def config(self) -> str:
+        """The config as it was written, YAML."""
+        return (self.path / CONFIG).read_text()
+
+    def note_start(self, **facts: object) -> None:
+        """Appends the command line, the version and the time to ``starts.jsonl``."""
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            **code_version(),
+            **facts,
+        }
+        with (self.path / STARTS).open("a") as stream:
+            stream.write(json.dumps(start) + "\n")
+
+
+def code_version() -> dict[str, str]:
+    """Versions of this package, torch, torchrl and python, and the git commit of a checkout."""
+    facts = {"python": sys.version.split()[0]}
+    for package in ("torchrl_wm", "torch", "torchrl", "tensordict"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    commit = _git_commit(Path(__file__).resolve().parents[2])
+    return facts | ({"commit": commit} if commit else {})
+
+
+def _git_commit(folder: Path) -> str | None:
+    if not (folder / ".git").exists():
+        return None
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(folder), *command],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
