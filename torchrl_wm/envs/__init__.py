@@ -1,1 +1,23 @@
-""""""
+"""The real side: environments of the usual suites, and what a world model reads from them."""
+
+from torchrl_wm.envs.episodes import (
+    NotReproducibleError,
+    episode_state,
+    restore_episode_state,
+)
+from torchrl_wm.envs.specs import model_specs
+from torchrl_wm.envs.suites import atari, dm_control, gymnasium
+from torchrl_wm.envs.transforms import PreviousStep
+from torchrl_wm.envs.vectorize import action_repeat
+
+__all__ = [
+    "NotReproducibleError",
+    "PreviousStep",
+    "action_repeat",
+    "atari",
+    "dm_control",
+    "episode_state",
+    "gymnasium",
+    "model_specs",
+    "restore_episode_state",
+]

@@ -1,0 +1,307 @@
+"""Factories: environments of the usual suites, ready for a world model.
+
+Every result has the batch size ``[num_envs]`` (also ``[1]``) and at its root the observations (float32
+vectors or ``pixels`` uint8 ``[C, H, W]``), ``is_init``, ``step_count``, ``previous_action`` and
+``previous_reward``. Continuous actions lie in [-1, 1]; ``terminated`` is never set by a time limit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from functools import partial
+from typing import Any
+
+from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
+
+from torchrl_wm.envs.vectorize import assemble, check_common_options
+
+
+def gymnasium(
+    id: str,
+    *,
+    num_envs: int = 1,
+    vectorization: str = "serial",
+    action_repeat: int = 1,
+    from_pixels: bool = False,
+    image_size: int = 64,
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+    categorical_actions: bool = False,
+    **make_kwargs: Any,
+) -> TransformedEnv:
+    """Makes environments registered with gymnasium.
+
+    Args:
+        id (str): registered name, for example ``"CartPole-v1"``.
+        num_envs (int, optional): number of environments side by side.
+        vectorization (str, optional): ``"serial"`` (TorchRL, one process), ``"parallel"`` (TorchRL, one
+            process per environment) or ``"gymnasium"`` (gymnasium's vector environment in one
+            process, the fastest where a step is cheap).
+        action_repeat (int, optional): steps per decision; rewards are summed, an end stops it.
+        from_pixels (bool, optional): observe the rendered image, ``pixels``, and nothing else.
+        image_size (int, optional): height and width of ``pixels``.
+        seed (int, optional): with the environment's index and the episode number it seeds each reset.
+        max_episode_steps (int, optional): time limit in steps of the environment (not decisions).
+            Defaults to the registered one.
+        categorical_actions (bool, optional): discrete actions as indices instead of one-hot.
+        **make_kwargs: passed to ``gymnasium.make``.
+
+    Raises:
+        ValueError: for an unknown id or option; the message lists the valid ones.
+        TypeError: for an observation without a tensor form; the message names the entry.
+
+    Examples:
+        >>> env = gymnasium("Pendulum-v1", num_envs=2)
+        >>> env.reset()["observation"].shape
+        torch.Size([2, 3])
+    """
+    check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
+    if from_pixels:
+        _choose_renderer(False)
+    _check_gymnasium_id(id)
+    single = partial(
+        _single_gymnasium,
+        id,
+        seed=seed,
+        action_repeat=action_repeat,
+        image_size=image_size if from_pixels else None,
+        make_kwargs=dict(make_kwargs, max_episode_steps=max_episode_steps),
+    )
+    return _assemble_gymnasium(single, num_envs, vectorization, action_repeat, categorical_actions)
+
+
+def atari(
+    game: str,
+    *,
+    num_envs: int = 1,
+    vectorization: str = "serial",
+    action_repeat: int = 4,
+    image_size: int = 64,
+    grayscale: bool = False,
+    sticky_actions: float = 0.0,
+    noop_max: int = 30,
+    full_action_set: bool = False,
+    seed: int = 0,
+    max_episode_steps: int = 108_000,
+    categorical_actions: bool = False,
+    **make_kwargs: Any,
+) -> TransformedEnv:
+    """Makes an Atari game of the Arcade Learning Environment.
+
+    Losing a life ends nothing. ``pixels`` is the maximum over the last two frames of a decision.
+
+    Args:
+        game (str): ``"Pong"``, ``"pong"``, ``"ms_pacman"`` or ``"ALE/MsPacman-v5"``.
+        num_envs, vectorization, seed, categorical_actions: see :func:`gymnasium`.
+        action_repeat (int, optional): frames per decision.
+        image_size (int, optional): height and width of ``pixels``; 64 for the Dreamers, 96 for MuZero.
+        grayscale (bool, optional): one channel instead of three.
+        sticky_actions (float, optional): probability that a frame repeats the action before it; 0.25 in
+            Machado et al., 2018.
+        noop_max (int, optional): at most so many no-ops after a reset.
+        full_action_set (bool, optional): all 18 actions instead of the game's own.
+        max_episode_steps (int, optional): time limit in frames.
+        **make_kwargs: passed to ``gymnasium.make``, for example ``mode`` and ``difficulty``.
+
+    Raises:
+        ValueError: for an unknown game or option; the message lists the valid ones.
+
+    Examples:
+        >>> env = atari("pong")
+        >>> env.reset()["pixels"].shape
+        torch.Size([1, 3, 64, 64])
+    """
+    check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
+    if not 0.0 <= sticky_actions < 1.0:
+        raise ValueError(f"sticky_actions={sticky_actions} is not a probability in [0, 1).")
+    if noop_max < 0:
+        raise ValueError(f"noop_max={noop_max} must be at least 0.")
+    single = partial(
+        _single_atari,
+        _atari_id(game),
+        seed=seed,
+        frames=dict(repeat=action_repeat, size=image_size, grayscale=grayscale, noop_max=noop_max),
+        make_kwargs=dict(
+            make_kwargs,
+            frameskip=1,
+            repeat_action_probability=sticky_actions,
+            full_action_space=full_action_set,
+            max_num_frames_per_episode=max_episode_steps,
+        ),
+    )
+    return _assemble_gymnasium(single, num_envs, vectorization, action_repeat, categorical_actions)
+
+
+def dm_control(
+    domain: str,
+    task: str,
+    *,
+    num_envs: int = 1,
+    vectorization: str = "serial",
+    action_repeat: int = 1,
+    from_pixels: bool = False,
+    image_size: int = 64,
+    camera_id: int = 0,
+    seed: int = 0,
+    max_episode_steps: int | None = None,
+    **task_kwargs: Any,
+) -> TransformedEnv:
+    """Makes a task of the DeepMind Control Suite.
+
+    Rendering needs ``MUJOCO_GL``; where neither it nor a display is set, it becomes ``egl`` with an
+    NVIDIA GPU and ``osmesa`` without.
+
+    Args:
+        domain (str): for example ``"cartpole"``.
+        task (str): for example ``"balance"``.
+        num_envs, action_repeat, from_pixels, image_size, seed: see :func:`gymnasium`.
+        vectorization (str, optional): ``"serial"`` or ``"parallel"``.
+        camera_id (int, optional): camera of ``pixels``.
+        max_episode_steps (int, optional): time limit in control steps (not decisions). Defaults to the
+            task's, 1000 in most.
+        **task_kwargs: passed to the task.
+
+    Raises:
+        ValueError: for an unknown domain, task or option; the message lists the valid ones.
+
+    Examples:
+        >>> env = dm_control("cartpole", "balance", action_repeat=2)
+        >>> sorted(env.reset().exclude("done", "terminated", "truncated").keys())
+        ['is_init', 'position', 'previous_action', 'previous_reward', 'step_count', 'velocity']
+    """
+    check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
+    if vectorization == "gymnasium":
+        raise ValueError("vectorization='gymnasium' needs a gymnasium environment; use 'serial' or 'parallel'.")
+    _choose_renderer(from_pixels)
+    _check_dm_control_task(domain, task)
+    single = partial(
+        _single_dm_control,
+        domain,
+        task,
+        seed=seed,
+        max_episode_steps=max_episode_steps,
+        task_kwargs=task_kwargs,
+        wrapper_kwargs=dict(
+            frame_skip=action_repeat,
+            from_pixels=from_pixels,
+            camera_id=camera_id,
+            render_kwargs=dict(height=image_size, width=image_size) if from_pixels else None,
+        ),
+    )
+    return assemble(single, num_envs, vectorization, action_repeat)
+
+
+def _single_gymnasium(
+    id: str, *, seed: int, index: int, action_repeat: int, image_size: int | None, make_kwargs: dict
+) -> Any:
+    import gymnasium as gym
+
+    from torchrl_wm.envs.gymnasium_wrappers import around
+
+    if image_size is not None:
+        make_kwargs = dict(make_kwargs, render_mode="rgb_array")
+    return around(gym.make(id, **make_kwargs), seed, index, action_repeat, image_size)
+
+
+def _single_atari(id: str, *, seed: int, index: int, frames: dict, make_kwargs: dict) -> Any:
+    import ale_py
+    import gymnasium as gym
+
+    from torchrl_wm.envs.gymnasium_wrappers import AtariFrames, SeededEpisodes
+
+    gym.register_envs(ale_py)
+    return SeededEpisodes(AtariFrames(gym.make(id, **make_kwargs), **frames), seed, index)
+
+
+def _single_dm_control(
+    domain: str,
+    task: str,
+    *,
+    seed: int,
+    index: int,
+    max_episode_steps: int | None,
+    task_kwargs: dict,
+    wrapper_kwargs: dict,
+) -> EnvBase:
+    from dm_control import suite
+
+    from torchrl_wm.envs.dm_control_wrappers import SeededDMControl
+
+    # A few tasks draw their model when they are made; the same seed gives the same model.
+    task_kwargs = dict(task_kwargs, random=seed)
+    env = suite.load(domain, task, task_kwargs=task_kwargs)
+    if max_episode_steps is not None:
+        # The suite counts seconds; half a step less keeps rounding from adding a step.
+        task_kwargs["time_limit"] = (max_episode_steps - 0.5) * env.control_timestep()
+        env = suite.load(domain, task, task_kwargs=task_kwargs)
+    return SeededDMControl(env, seed=seed, index=index, **wrapper_kwargs)
+
+
+def _wrapped_gymnasium(single: Any, *, index: int, categorical: bool) -> EnvBase:
+    return GymWrapper(single(index=index), categorical_action_encoding=categorical)
+
+
+def _assemble_gymnasium(
+    single: Any, num_envs: int, vectorization: str, action_repeat: int, categorical: bool
+) -> TransformedEnv:
+    if vectorization == "gymnasium":
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+        singles = [partial(single, index=index) for index in range(num_envs)]
+        # TorchRL resets with a mask; an automatic reset would hide the final observation.
+        vector = SyncVectorEnv(singles, autoreset_mode=AutoresetMode.DISABLED)
+        env = GymWrapper(vector, categorical_action_encoding=categorical)
+        return assemble(env, num_envs, vectorization, action_repeat)
+    single = partial(_wrapped_gymnasium, single, categorical=categorical)
+    return assemble(single, num_envs, vectorization, action_repeat)
+
+
+def _check_gymnasium_id(id: str) -> None:
+    import gymnasium as gym
+
+    name = id.split(":")[-1]
+    if ":" in id or name in gym.registry:
+        return
+    close = difflib.get_close_matches(name, gym.registry, n=5)
+    raise ValueError(
+        f"Unknown gymnasium environment {id!r}. Close names: {close}. Registered: {sorted(gym.registry)}. "
+        "Environments of other packages need their import, as in 'package:Name-v0'."
+    )
+
+
+def _atari_id(game: str) -> str:
+    import ale_py
+    import gymnasium as gym
+
+    gym.register_envs(ale_py)
+    games = {id[4:-3] for id in gym.registry if id.startswith("ALE/") and id.endswith("-v5")}
+    games = {name.lower(): name for name in games if not name.endswith("-ram")}
+    wanted = game.removeprefix("ALE/").removesuffix("-v5").replace("_", "").lower()
+    if wanted not in games:
+        raise ValueError(f"Unknown Atari game {game!r}; known are {sorted(games.values())}.")
+    return f"ALE/{games[wanted]}-v5"
+
+
+def _check_dm_control_task(domain: str, task: str) -> None:
+    from dm_control import suite
+
+    domains = sorted({name for name, _ in suite.ALL_TASKS})
+    if domain not in domains:
+        raise ValueError(f"Unknown dm_control domain {domain!r}; known are {domains}.")
+    tasks = sorted(name for owner, name in suite.ALL_TASKS if owner == domain)
+    if task not in tasks:
+        raise ValueError(f"Unknown task {task!r} of the domain {domain!r}; known are {tasks}.")
+
+
+def _choose_renderer(needed: bool) -> None:
+    if "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ:
+        return
+    # dm_control binds its renderer when it is imported, for the whole life of the process.
+    if needed and "dm_control" in sys.modules:
+        raise RuntimeError(
+            "dm_control was imported without a renderer, so it cannot draw pixels. Set the environment "
+            "variable MUJOCO_GL to 'egl' (GPU) or 'osmesa' (CPU) before it is imported."
+        )
+    os.environ["MUJOCO_GL"] = "egl" if os.path.exists("/dev/nvidia0") else "osmesa"

@@ -1,0 +1,102 @@
+"""Several environments as one, with the entries that every world model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torchrl.envs import Compose, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs.transforms import InitTracker, StepCounter
+
+from torchrl_wm import keys
+from torchrl_wm.envs.episodes import innermost
+from torchrl_wm.envs.transforms import PreviousStep
+
+VECTORIZATIONS = ("serial", "parallel", "gymnasium")
+_REPEAT = "torchrl_wm_action_repeat"
+
+
+def assemble(
+    single: Callable[..., EnvBase] | EnvBase, num_envs: int, vectorization: str, action_repeat: int
+) -> TransformedEnv:
+    """Runs environments side by side and adds what the root of every environment carries.
+
+    Args:
+        single (callable or EnvBase): makes one environment from ``index=``; it must be picklable for
+            ``"parallel"``. Or an environment with the batch size ``[num_envs]``.
+        num_envs (int): number of environments.
+        vectorization (str): ``"serial"`` or ``"parallel"`` where ``single`` is a callable.
+        action_repeat (int): what one decision counts, see :func:`action_repeat`.
+
+    Returns:
+        TransformedEnv: batch size ``[num_envs]``, with ``is_init``, ``step_count``,
+        ``previous_action`` and ``previous_reward``.
+
+    Examples:
+        >>> from torchrl.envs import GymEnv
+        >>> env = assemble(lambda index: GymEnv("CartPole-v1"), 2, "serial", 1)
+        >>> env.batch_size
+        torch.Size([2])
+    """
+    base = single if isinstance(single, EnvBase) else _batch(single, num_envs, vectorization)
+    base.__dict__[_REPEAT] = action_repeat
+    transforms = Compose(InitTracker(keys.IS_INIT), StepCounter(), PreviousStep())
+    # The inner environment may have transforms of its own; they must stay inside, in that order.
+    return TransformedEnv(base, transforms, auto_unwrap=False)
+
+
+def action_repeat(env: EnvBase) -> int:
+    """Steps of the simulator (frames) that one decision in ``env`` counts.
+
+    The one place that accounts frames: environment steps = decisions x ``action_repeat(env)``, also
+    where an episode ended inside a repeat.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium
+        >>> action_repeat(gymnasium("Pendulum-v1", action_repeat=2))
+        2
+    """
+    return innermost(env).__dict__.get(_REPEAT, 1)
+
+
+def check_common_options(
+    num_envs: int,
+    vectorization: str,
+    action_repeat: int,
+    image_size: int,
+    max_episode_steps: int | None,
+) -> None:
+    """Raises ValueError, naming the option and what is valid, where one of them is wrong.
+
+    Examples:
+        >>> check_common_options(1, "threads", 1, 64, None)
+        Traceback (most recent call last):
+        ...
+        ValueError: Unknown vectorization 'threads'; known are 'serial', 'parallel', 'gymnasium'.
+    """
+    if vectorization not in VECTORIZATIONS:
+        known = ", ".join(map(repr, VECTORIZATIONS))
+        raise ValueError(f"Unknown vectorization {vectorization!r}; known are {known}.")
+    counts = dict(num_envs=num_envs, action_repeat=action_repeat, image_size=image_size)
+    if max_episode_steps is not None:
+        counts["max_episode_steps"] = max_episode_steps
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+
+
+def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) -> EnvBase:
+    # One callable with an index each: TorchRL then knows that all have the same specs.
+    indices = [{"index": index} for index in range(num_envs)]
+    if vectorization == "serial":
+        return SerialEnv(num_envs, single, create_env_kwargs=indices)
+    # Collecting and learning take turns, so the learner keeps its threads and a worker gets one;
+    # metadata from the workers spares the parent a simulator (and a renderer) of its own.
+    return ParallelEnv(
+        num_envs,
+        single,
+        create_env_kwargs=indices,
+        num_threads=torch.get_num_threads(),
+        num_sub_threads=1,
+        metadata_from_workers=True,
+    )
