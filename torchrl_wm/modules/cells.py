@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from torchrl_wm.modules.networks import (
     Activation,
+    BlockLinear,
     Init,
     Norm,
     dense,
@@ -183,6 +184,7 @@ class BlockCell(nn.Module):
 
     Keyword Args:
         blocks (int, optional): number of blocks. Defaults to ``8``.
+        layers (int, optional): hidden layers before the gates. Defaults to ``1``.
         activation, norm: see :class:`~torchrl_wm.modules.networks.MLP`.
 
     Raises:
@@ -203,6 +205,7 @@ class BlockCell(nn.Module):
         hidden_size: int,
         *,
         blocks: int = 8,
+        layers: int = 1,
         activation: Activation = "silu",
         norm: Norm | None = "rms",
     ):
@@ -217,6 +220,9 @@ class BlockCell(nn.Module):
         self.hidden = nn.Parameter(torch.empty(blocks, width + 3 * hidden_size, width))
         self.hidden_bias = nn.Parameter(torch.zeros(belief_size))
         self.hidden_norm = make_norm(norm, belief_size)
+        extra = range(layers - 1)
+        self.extra = nn.ModuleList(BlockLinear(belief_size, belief_size, blocks) for _ in extra)
+        self.extra_norms = nn.ModuleList(make_norm(norm, belief_size) for _ in extra)
         self.gates = nn.Parameter(torch.empty(blocks, width, 3 * width))
         self.gates_bias = nn.Parameter(torch.zeros(3 * belief_size))
         self.activation = get_activation(activation)
@@ -249,6 +255,8 @@ class BlockCell(nn.Module):
         hidden = torch.bmm(blocks, own).transpose(0, 1).reshape(belief.shape)
         hidden = hidden + F.linear(inputs, shared) + projected_action
         hidden = self.activation(self.hidden_norm(hidden))
+        for linear, norm in zip(self.extra, self.extra_norms, strict=True):
+            hidden = self.activation(norm(linear(hidden)))
         hidden = hidden.reshape(-1, self.blocks, own.shape[1]).transpose(0, 1)
         gates = torch.baddbmm(self.gates_bias.view(self.blocks, 1, -1), hidden, self.gates)
         reset, candidate, update = gates.transpose(0, 1).chunk(3, -1)

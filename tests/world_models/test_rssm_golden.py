@@ -1,0 +1,374 @@
+"""The RSSM against the reference codes: filtering, prior, imagination, losses and gradients."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import nn
+from torchrl.data import Bounded, Categorical
+
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.cells import BlockCell, DenseCell
+from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
+from torchrl_wm.modules.latents import CategoricalLatent, GaussianLatent
+from torchrl_wm.objectives import BalancedKL, ExcessKL, SeparateKL
+from torchrl_wm.world_models import RSSM
+
+
+class Tokens(nn.Module):
+    """The files give the encoder's output, so the encoder only reads it."""
+
+    in_keys = ["tokens"]
+
+    def forward(self, tensordict):
+        return tensordict["tokens"]
+
+
+def forced(sample):
+    """Gumbel noise that forces a recorded one-hot sample."""
+    return 1e9 * sample.flatten(-2)
+
+
+def observe(model, tokens, action, is_init=None, carry=None, noise=None):
+    is_init = torch.zeros(action.shape[:2], dtype=torch.bool) if is_init is None else is_init
+    records = TensorDict(
+        tokens=tokens,
+        previous_action=action,
+        is_init=is_init.unsqueeze(-1),
+        batch_size=action.shape[:2],
+    )
+    return model.observe(records, carry, noise=noise)
+
+
+def imagine(model, latents, actions, noise):
+    """Steps through recorded actions with the public ``step``, from the last latents."""
+    td, out = latents[:, -1].select("belief", "state"), []
+    for t in range(noise.shape[1]):
+        td = model.step(td.update(actions[:, t]), noise=noise[:, t])
+        out.append(td["next"].clone())
+        td = td["next"].select("belief", "state")
+    return torch.stack(out, 1)
+
+
+# -- PlaNet and Dreamer v1 --------------------------------------------------------------------
+
+
+@pytest.mark.golden("planet_rssm")
+def test_planet(golden):
+    cfg = golden.cfg
+    action = golden["in/action"]
+    activation = "elu" if cfg["act_elu"] else "relu"
+    layers, hidden = cfg["num_layers"], cfg["embed_size"]
+    embed = golden["in/embed"].requires_grad_()
+    latent = GaussianLatent(cfg["stoch"], min_std=cfg["min_std"])
+    cell = DenseCell(
+        cfg["stoch"],
+        action.shape[-1],
+        cfg["deter"],
+        hidden,
+        gru="reset_before",
+        layers=layers,
+        activation=activation,
+    )
+    prior = PriorHead(cfg["deter"], latent.raw_size, hidden, layers, activation=activation)
+    posterior = PosteriorHead(
+        cfg["deter"], embed.shape[-1], latent.raw_size, hidden, layers, activation=activation
+    )
+    model = make(action, cell, latent, prior, posterior)
+    weights = planet_weights(cell, prior, posterior)
+    golden.load(weights)
+    out = observe(model, embed, action, noise=golden["in/eps_post"])
+    for name in ("posterior", "prior"):
+        short = {"posterior": "post", "prior": "prior"}[name]
+        golden.close(out[name, "mean"], f"out/{short}/mean")
+        golden.close(out[name, "std"], f"out/{short}/stddev")
+    golden.close(out["belief"], "out/post/belief")
+    golden.close(out["state"], "out/post/sample")
+    post, pri = statistics(out)
+    golden.close(latent.kl(post, pri), "out/kl")
+    loss = ExcessKL(cfg["free_nats"])(latent.kl, post, pri, torch.mean)["kl"]
+    probe = torch.cat([out["state"], out["belief"]], -1) * golden["in/probe_feat"]
+    loss = loss + probe.sum()
+    golden.close(loss, "out/loss")
+    imagined = imagine(model, out, actions_td(golden["in/imag_action"]), golden["in/eps_imag"])
+    golden.close(imagined["belief"], "out/imag/belief")
+    golden.close(imagined["state"], "out/imag/sample")
+    loss.backward()
+    golden.gradients(weights)
+    golden.close(embed.grad, "grad/embed")
+
+
+def planet_weights(cell, prior, posterior):
+    weights = {
+        "transition/gru/gates/kernel": cell.gru.gates.weight,
+        "transition/gru/gates/bias": cell.gru.gates.bias,
+        "transition/gru/candidate/kernel": cell.gru.candidate.weight,
+        "transition/gru/candidate/bias": cell.gru.candidate.bias,
+    }
+    for i, linear in enumerate(cell.linears):
+        weights |= dense(f"transition/in{i}", linear)
+    for i, linear in enumerate(prior.mlp.linears):
+        weights |= dense(f"transition/out{i}", linear)
+    for i, linear in enumerate(posterior.mlp.linears):
+        weights |= dense(f"posterior/out{i}", linear)
+    for side, head in (("transition", prior), ("posterior", posterior)):
+        for part in ("kernel", "bias"):
+            tensor = head.output.weight if part == "kernel" else head.output.bias
+            weights[(f"{side}/mean/{part}", f"{side}/stddev/{part}")] = tensor
+    return weights
+
+
+def dense(name, linear):
+    return {f"{name}/kernel": linear.weight, f"{name}/bias": linear.bias}
+
+
+def actions_td(action):
+    return TensorDict(action=action, batch_size=action.shape[:2])
+
+
+def statistics(out):
+    names = ("mean", "std") if ("prior", "mean") in out.keys(True) else ("logits",)
+    return tuple(tuple(out[side, n] for n in names) for side in ("posterior", "prior"))
+
+
+def make(action, cell, latent, prior, posterior):
+    if action.is_floating_point():
+        spec = Bounded(-1, 1, (action.shape[-1],))
+    else:
+        spec = Categorical(cell.inputs[2].in_features)
+    return RSSM(Tokens(), ActionEncoding(spec), cell, latent, prior, posterior)
+
+
+@pytest.mark.golden("v1_rssm")
+def test_dreamer_v1(golden):
+    cfg = golden.cfg
+    action, embed = golden["in/action"], golden["in/embed"].requires_grad_()
+    latent = GaussianLatent(cfg["stoch"], min_std=cfg["min_std"])
+    sizes = (cfg["deter"], cfg["hidden"])
+    cell = DenseCell(cfg["stoch"], action.shape[-1], *sizes)
+    prior = PriorHead(cfg["deter"], latent.raw_size, cfg["hidden"])
+    posterior = PosteriorHead(cfg["deter"], embed.shape[-1], latent.raw_size, cfg["hidden"])
+    model = make(action, cell, latent, prior, posterior)
+    weights = v1_weights(cell, prior, posterior)
+    load_keras_gru(golden, cell.gru.cell, "cell")
+    golden.load(weights | keras_gru_names(golden, "cell"))
+    out = observe(model, embed, action, noise=golden["in/eps_post"])
+    for name, short in (("posterior", "post"), ("prior", "prior")):
+        golden.close(out[name, "mean"], f"out/{short}/mean")
+        golden.close(out[name, "std"], f"out/{short}/std")
+    golden.close(out["belief"], "out/post/deter")
+    golden.close(out["state"], "out/post/stoch")
+    post, pri = statistics(out)
+    golden.close(latent.kl(post, pri), "out/kl")
+    probe = torch.cat([out["state"], out["belief"]], -1) * golden["in/probe_feat"]
+    loss = latent.kl(post, pri).mean() + probe.sum()
+    golden.close(loss, "out/loss")
+    imagined = imagine(model, out, actions_td(golden["in/imag_action"]), golden["in/eps_imag"])
+    golden.close(imagined["belief"], "out/imag/deter")
+    golden.close(imagined["state"], "out/imag/stoch")
+    loss.backward()
+    golden.gradients(weights)
+    golden.close(embed.grad, "grad/embed")
+    check_keras_gru(golden, cell.gru.cell, "cell")
+
+
+def v1_weights(cell, prior, posterior, below=""):
+    pairs = {
+        "img1": cell.linears[0],
+        "img2": prior.mlp.linears[0],
+        "img3": prior.output,
+        "obs1": posterior.mlp.linears[0],
+        "obs2": posterior.output,
+    }
+    weights = {}
+    for name, linear in pairs.items():
+        weights |= dense(below + name, linear)
+    return weights
+
+
+def torch_gates(tensor):
+    """Keras orders the gates update, reset, candidate; torch reset, update, candidate."""
+    update, reset, candidate = tensor.chunk(3, -1)
+    return torch.cat([reset, update, candidate], -1)
+
+
+def keras_gru(golden, name, prefix="param"):
+    bias = torch_gates(golden[f"{prefix}/{name}/bias"])
+    return {
+        "weight_ih": torch_gates(golden[f"{prefix}/{name}/kernel"]).T,
+        "weight_hh": torch_gates(golden[f"{prefix}/{name}/recurrent_kernel"]).T,
+        "bias_ih": bias[0],
+        "bias_hh": bias[1],
+    }
+
+
+def keras_gru_names(golden, name):
+    return {
+        f"{name}/{part}": torch.empty_like(golden.weight(f"{name}/{part}"))
+        for part in ("kernel", "recurrent_kernel", "bias")
+    }
+
+
+def load_keras_gru(golden, cell, name):
+    with torch.no_grad():
+        for key, value in keras_gru(golden, name).items():
+            getattr(cell, key).copy_(value)
+
+
+def check_keras_gru(golden, cell, name):
+    for key, expected in keras_gru(golden, name, "grad/param").items():
+        grad = getattr(cell, key).grad
+        torch.testing.assert_close(grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+# -- Dreamer v2 ---------------------------------------------------------------------------------
+
+
+@pytest.mark.golden("v2_rssm")
+def test_dreamer_v2(golden):
+    cfg = golden.cfg
+    action, embed = golden["in/action"], golden["in/embed"].requires_grad_()
+    norm = "layer" if cfg["norm_layer"] else None
+    latent = v2_latent(cfg)
+    cell = DenseCell(
+        latent.flat_size, action.shape[-1], cfg["deter"], cfg["hidden"], gru="layer_norm", norm=norm
+    )
+    prior = PriorHead(cfg["deter"], latent.raw_size, cfg["hidden"], norm=norm)
+    posterior = PosteriorHead(
+        cfg["deter"], embed.shape[-1], latent.raw_size, cfg["hidden"], norm=norm
+    )
+    model = make(action, cell, latent, prior, posterior)
+    weights = v2_weights(cell, prior, posterior)
+    golden.load(weights)
+    discrete = bool(cfg["discrete"])
+    draws = forced(golden["in/sample/stoch"]) if discrete else golden["in/eps_post"]
+    stoch = golden["in/init/stoch"]
+    carry = TensorDict(
+        belief=golden["in/init/deter"],
+        state=stoch.flatten(-2) if discrete else stoch,
+        batch_size=[len(stoch)],
+    )
+    out = observe(model, embed, action, golden["in/is_first"], carry, draws)
+    golden.close(out["belief"], "out/post/deter")
+    for name, short in (("posterior", "post"), ("prior", "prior")):
+        for entry in latent.names:
+            golden.close(out[name, entry], f"out/{short}/{entry.removesuffix('s')}")
+    post, pri = statistics(out)
+    kl = BalancedKL(0.8, 0.0)(latent.kl, post, pri, torch.mean)["kl"]
+    golden.close(latent.kl(post, pri), "out/kl_value")
+    golden.close(kl, "out/kl_loss")
+    probe = torch.cat([out["state"], out["belief"]], -1) * golden["in/probe_feat"]
+    loss = kl + probe.sum()
+    golden.close(loss, "out/loss")
+    draws = forced(golden["in/sample/imag_stoch"]) if discrete else golden["in/eps_imag"]
+    imagined = imagine(model, out, actions_td(golden["in/imag_action"]), draws)
+    golden.close(imagined["belief"], "out/imag/deter")
+    loss.backward()
+    golden.gradients(weights)
+    golden.close(embed.grad, "grad/embed")
+
+
+def v2_latent(cfg):
+    if cfg["discrete"]:
+        return CategoricalLatent(cfg["stoch"], cfg["discrete"])
+    return GaussianLatent(cfg["stoch"], min_std=cfg["min_std"], std="sigmoid2")
+
+
+def v2_weights(cell, prior, posterior, below=""):
+    pairs = {
+        "img_in": cell.linears[0],
+        "img_out_0": prior.mlp.linears[0],
+        "img_dist_0": prior.output,
+        "obs_out": posterior.mlp.linears[0],
+        "obs_dist": posterior.output,
+        "gru/dense": cell.gru.linear,
+    }
+    norms = {
+        "gru/norm": cell.gru.norm,
+        "img_in_norm": cell.norms[0],
+        "img_out_norm_0": prior.mlp.norms[0],
+        "obs_out_norm": posterior.mlp.norms[0],
+    }
+    weights = {}
+    for name, linear in pairs.items():
+        weights |= dense(below + name, linear)
+    for name, norm in norms.items():
+        if isinstance(norm, nn.LayerNorm):
+            weights |= {f"{below}{name}/gamma": norm.weight, f"{below}{name}/beta": norm.bias}
+    return weights
+
+
+# -- Dreamer v3 ---------------------------------------------------------------------------------
+
+
+@pytest.mark.golden("v3_rssm")
+def test_dreamer_v3(golden):
+    cfg = golden.cfg
+    tokens = golden["in/tokens"].requires_grad_()
+    action = golden["in/action/action"]
+    latent = CategoricalLatent(cfg["stoch"], cfg["classes"], unimix=cfg["unimix"])
+    action_size = golden["param/dynin2/kernel"].shape[0]
+    cell = BlockCell(
+        latent.flat_size,
+        action_size,
+        cfg["deter"],
+        cfg["hidden"],
+        blocks=cfg["blocks"],
+        layers=cfg["dynlayers"],
+    )
+    options = dict(activation="silu", norm="rms", init="trunc_normal")
+    head_sizes = (latent.raw_size, cfg["hidden"])
+    prior = PriorHead(cfg["deter"], *head_sizes, cfg["imglayers"], **options)
+    posterior = PosteriorHead(
+        cfg["deter"], tokens.shape[-1], *head_sizes, cfg["obslayers"], **options
+    )
+    model = make(action, cell, latent, prior, posterior)
+    weights = v3_weights(cell, prior, posterior)
+    golden.load(weights)
+    deter, stoch = golden["in/carry_deter"].requires_grad_(), golden["in/carry_stoch"]
+    stoch.requires_grad_()
+    carry = TensorDict(belief=deter, state=stoch.flatten(-2), batch_size=[len(deter)])
+    encoded = model.action_encoding(actions_td(action))
+    draws = forced(golden["in/sample/stoch"])
+    out = observe(model, tokens, encoded, golden["in/reset"], carry, draws)
+    golden.close(out["belief"], "out/deter")
+    golden.close(out["posterior", "logits"], "out/post_logit")
+    golden.close(out["prior", "logits"], "out/prior_logit")
+    post, pri = statistics(out)
+    dynamics, representation = SeparateKL(cfg["free_nats"]).terms(latent.kl, post, pri)
+    golden.close(dynamics, "out/dyn")
+    golden.close(representation, "out/rep")
+    stoch_probe = out["state"].unflatten(-1, stoch.shape[-2:]) * golden["in/probe_stoch"]
+    loss = dynamics.mean() + 0.1 * representation.mean() + stoch_probe.sum()
+    loss = loss + (out["belief"] * golden["in/probe_deter"]).sum()
+    golden.close(loss, "out/loss_total")
+    draws = forced(golden["in/sample/imag_stoch"])
+    imagined = imagine(model, out, actions_td(golden["in/imag_action/action"]), draws)
+    golden.close(imagined["belief"], "out/imag_deter")
+    loss.backward()
+    golden.gradients(weights)
+    golden.close(tokens.grad, "grad/tokens")
+    golden.close(deter.grad, "grad/carry_deter")
+    golden.close(stoch.grad, "grad/carry_stoch")
+
+
+def v3_weights(cell, prior, posterior, below=""):
+    weights = {
+        "dynhid0/kernel": cell.hidden,
+        "dynhid0/bias": cell.hidden_bias,
+        "dyngru/kernel": cell.gates,
+        "dyngru/bias": cell.gates_bias,
+    }
+    norms = {"dynhid0norm": cell.hidden_norm}
+    for i, (linear, norm) in enumerate(zip(cell.extra, cell.extra_norms, strict=True), 1):
+        weights |= dense(f"dynhid{i}", linear)
+        norms[f"dynhid{i}norm"] = norm
+    for i, (linear, norm) in enumerate(zip(cell.inputs, cell.input_norms, strict=True)):
+        weights |= dense(f"dynin{i}", linear)
+        norms[f"dynin{i}norm"] = norm
+    for name, head in (("prior", prior), ("obs", posterior)):
+        for i, (linear, norm) in enumerate(zip(head.mlp.linears, head.mlp.norms, strict=True)):
+            weights |= dense(f"{name}{i}", linear)
+            norms[f"{name}{i}norm"] = norm
+        weights |= dense(f"{name}logit", head.output)
+    weights |= {f"{name}/scale": norm.weight for name, norm in norms.items()}
+    return {below + name: value for name, value in weights.items()}
