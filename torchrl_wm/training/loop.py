@@ -12,6 +12,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
+from torchrl_wm.envs import action_repeat
 from torchrl_wm.training.checkpoint import Checkpoint, CheckpointError, write_checkpoint
 from torchrl_wm.training.episodes import EpisodeStatistics
 from torchrl_wm.training.evaluation import EvaluationResult, Evaluator
@@ -55,7 +56,6 @@ class Trainer:
         evaluator (Evaluator, optional): plays the evaluation episodes.
         seed (int, optional): seeds the environments. Defaults to 0.
         steps_per_batch (int, optional): decisions of one environment in a batch. Defaults to 1.
-        action_repeat (int, optional): environment steps of one decision. Defaults to 1.
         warmup_steps (int, optional): steps with random actions and no updates, during which the
             policy goes on filtering. Defaults to 0.
         world_model_pretrain_steps (int, optional): updates of the world model alone, between the
@@ -84,7 +84,6 @@ class Trainer:
         evaluator: Evaluator | None = None,
         seed: int = 0,
         steps_per_batch: int = 1,
-        action_repeat: int = 1,
         warmup_steps: int = 0,
         world_model_pretrain_steps: int = 0,
         log_every: int = 1_000,
@@ -96,7 +95,7 @@ class Trainer:
         self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
         self.total_steps, self.checkpoints = total_steps, Path(run_dir) / "checkpoints"
         self.log, self.evaluator = log, evaluator
-        self.action_repeat, self.warmup_steps = action_repeat, warmup_steps
+        self.action_repeat, self.warmup_steps = action_repeat(env), warmup_steps
         self.world_model_pretrain_steps = world_model_pretrain_steps
         self.device, self.progress = torch.device(device), progress
         self.logging, self.evaluating = Interval(log_every), Interval(evaluate_every)

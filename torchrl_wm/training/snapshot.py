@@ -68,4 +68,3 @@ def require_plain(state: Any, path: str = "state") -> None:
             f"{path} is a {type(state).__module__}.{type(state).__name__}, which a checkpoint does "
             "not take: use tensors, numbers, strings, lists and dicts."
         )
-

@@ -1,0 +1,166 @@
+"""From a Hydra config to objects, with errors that list what would have been right.
+
+Needs ``hydra-core`` (the extra ``recipes``); nothing else in the package does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+class OptionError(ValueError):
+    """An option that does not exist; the message lists the valid ones."""
+
+
+def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
+    """Builds what ``node._target_`` names from its options, ``args`` and ``kwargs``.
+
+    With ``_partial_: true`` in the node the result is a callable that builds it later.
+
+    Raises:
+        OptionError: for an option that the target does not take.
+
+    Examples:
+        >>> node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 2})
+        >>> instantiate(node, out_features=3)
+        Linear(in_features=2, out_features=3, bias=True)
+        >>> instantiate(OmegaConf.create({"_target_": "torch.nn.Linear", "in_feature": 2}))
+        Traceback (most recent call last):
+        torchrl_wm.training.configuration.OptionError: ...did you mean 'in_features'?...
+    """
+    import hydra.utils
+
+    _check_options(node)
+    partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    if node.get("_partial_", False):
+        return partial if not (args or kwargs) else _bind(partial, *args, **kwargs)
+    return partial(*args, **kwargs)
+
+
+def _bind(partial: Any, *args: Any, **kwargs: Any) -> Any:
+    from functools import partial as bind
+
+    return bind(partial, *args, **kwargs)
+
+
+def _check_options(node: Any) -> None:
+    """Compares the options of every node with a ``_target_`` with the target's signature."""
+    import hydra.utils
+
+    if not isinstance(node, DictConfig):
+        return
+    for child in node:
+        if not OmegaConf.is_missing(node, child):
+            _check_options(node[child])
+    if "_target_" not in node:
+        return
+    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for option in node:
+        if not str(option).startswith("_") and option not in parameters:
+            raise OptionError(unknown(str(option), parameters, f"option of {node['_target_']}"))
+
+
+def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
+    """The message for a name that does not exist.
+
+    Examples:
+        >>> unknown("free_bit", ["free_bits", "lr"])
+        "Unknown option 'free_bit': did you mean 'free_bits'? Valid: free_bits, lr."
+    """
+    valid = sorted(map(str, valid))
+    close = difflib.get_close_matches(name, valid, n=1)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return f"Unknown {kind} {name!r}:{hint} Valid: {', '.join(valid)}."
+
+
+def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
+    """Checks the options on a command line before Hydra does, for the sake of the message.
+
+    Groups that do not exist, sweeps and added options (``+name=``) are left to Hydra.
+
+    Raises:
+        OptionError: for an option that is not in the composed config.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    groups, values = [], []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override() or override.is_add() or override.is_delete():
+            return
+        is_group = (Path(config_dir) / override.key_or_group.replace(".", "/")).is_dir()
+        (groups if is_group or "@" in override.input_line else values).append(override)
+    with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
+        lines = [override.input_line for override in groups]
+        config = compose(config_name, lines, return_hydra_config=True)
+    for override in values:
+        _check_path(config, override.key_or_group)
+
+
+def _check_path(config: DictConfig, path: str) -> None:
+    parts, node = path.split("."), config
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[:depth])
+        kind = f"option of {where!r}" if where else "option"
+        if not isinstance(node, DictConfig) or part not in node:
+            valid = node if isinstance(node, DictConfig) else ()
+            names = [name for name in valid if not str(name).startswith("_") and name != "hydra"]
+            raise OptionError(unknown(part, names, kind))
+        node = node._get_node(part) if depth < len(parts) - 1 else None
+
+
+def saved_config(
+    text: str, overrides: Sequence[str] = (), allowed: Sequence[str] = ()
+) -> DictConfig:
+    """The config of a run folder, with the few options that may change on the way.
+
+    Args:
+        text (str): YAML, as the run folder has it.
+        overrides (sequence of str): ``option=value``; ``resume`` itself is skipped.
+        allowed (sequence of str): the options that may be among them.
+
+    Raises:
+        OptionError: for any other option.
+    """
+    config = OmegaConf.create(text)
+    for override in overrides:
+        name, _, _ = override.partition("=")
+        if name == "resume":
+            continue
+        if name not in allowed:
+            raise OptionError(
+                f"{override!r} cannot change in a resumed run: its config is the one in its "
+                f"folder. What may change: {', '.join(allowed)}. For anything else start a new run."
+            )
+        config.merge_with_dotlist([override])
+    return config
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one; what is asked for by name must be there.
+
+    Raises:
+        RuntimeError: if a CUDA device is asked for and there is none.
+
+    Examples:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"device={name} was asked for, but this PyTorch ({torch.__version__}) finds no CUDA "
+            "device. Install a CUDA build and driver, or give device=cpu."
+        )
+    return device
