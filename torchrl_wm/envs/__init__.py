@@ -1,5 +1,6 @@
 """The real side: environments of the usual suites, and what a world model reads from them."""
 
+from torchrl_wm.envs.custom import wrap
 from torchrl_wm.envs.episodes import (
     NotReproducibleError,
     episode_state,
@@ -20,4 +21,5 @@ __all__ = [
     "gymnasium",
     "model_specs",
     "restore_episode_state",
+    "wrap",
 ]

@@ -17,7 +17,7 @@ from torchrl_wm.envs.images import channels_first
 class SeededDMControl(DMControlWrapper):
     """A dm_control environment whose resets are seeded from (seed, index, episode).
 
-    Observations stay separate entries, each a float32 vector (scalars get one dimension); ``pixels``
+    Observations stay separate entries, each a float32 vector (scalars get a dimension); ``pixels``
     are uint8 ``[3, H, W]``. Actions are float32 in [-1, 1]. Episodes end by truncation, and by
     termination only where the task ends them with a discount below one.
 
@@ -44,9 +44,13 @@ class SeededDMControl(DMControlWrapper):
             self.observation_spec[key] = new.to(self.device)
         self.reward_spec = Unbounded((1,), dtype=torch.float32, device=self.device)
         self._bounds = env.action_spec()
-        if not (np.isfinite(self._bounds.minimum).all() and np.isfinite(self._bounds.maximum).all()):
+        if not (
+            np.isfinite(self._bounds.minimum).all() and np.isfinite(self._bounds.maximum).all()
+        ):
             # Only tasks of one's own have them; those of the suite are bounded.
-            raise ValueError(f"The actions are not bounded ({self._bounds}) and cannot be rescaled.")
+            raise ValueError(
+                f"The actions are not bounded ({self._bounds}) and cannot be rescaled."
+            )
         self.action_spec = Bounded(
             -1.0, 1.0, self._bounds.shape, dtype=torch.float32, device=self.device
         )

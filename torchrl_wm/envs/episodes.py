@@ -2,8 +2,8 @@
 
 No simulator has to offer a way to store its state. Every reset is seeded from (seed, environment
 index, episode number), so that the state is a function of the episode number and the actions taken
-since; both are small, plain numbers. To restore is to reset to that episode and take them again, and
-a checksum over everything observed on the way tells whether the environment really is deterministic.
+since; both are small, plain numbers. To restore is to reset to that episode and take them again,
+and a checksum over everything observed tells whether the environment really is deterministic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
-WorkerState = dict[str, "int | str | np.ndarray"]
+WorkerState = dict[str, "int | np.ndarray"]
+
+_FAULT = "torchrl_wm_fault"
 
 
 class NotReproducibleError(RuntimeError):
@@ -53,7 +55,7 @@ class EpisodeLog:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def observe(self, *arrays: object) -> None:
-        """Adds what the environment returned, (nested) dicts of arrays or numbers, to the checksum."""
+        """Adds observations, (nested) dicts of arrays or numbers, to the checksum."""
         for value in arrays:
             if isinstance(value, Mapping):
                 self.observe(*(value[key] for key in sorted(value)))
@@ -76,7 +78,7 @@ class EpisodeLog:
         return state
 
     def rewind(self, state: Mapping[str, Tensor]) -> np.ndarray:
-        """Goes back to just before the stored episode; returns the actions to take after its reset."""
+        """Goes back to just before the stored episode; returns the actions after its reset."""
         self.seed = int(state["seed"])
         self.episode = max(int(state["episode"]) - 1, 0)
         actions = state.get("actions")
@@ -87,8 +89,8 @@ class EpisodeLog:
         if self.checksum == int(state["checksum"]):
             return None
         return (
-            f"{name} (index {self.index}) is not deterministic: episode {self.episode}, reset with the "
-            f"same seed and given the same {len(self.actions)} actions, was observed differently"
+            f"{name} (index {self.index}) is not deterministic: episode {self.episode}, reset with "
+            f"the same seed and given the same {len(self.actions)} actions, looks different"
         )
 
 
@@ -99,12 +101,12 @@ def episode_state(env: EnvBase) -> dict[str, Tensor]:
         env (EnvBase): result of a factory of this package, also with transforms appended.
 
     Returns:
-        A flat dict of tensors, ``"<index>.<name>"``: per environment the seed, the episode number, a
-        checksum and the actions since the reset (or a generator's state). Safe to store without
+        A flat dict of tensors, ``"<index>.<name>"``: per environment the seed, the episode number,
+        a checksum and the actions since the reset (or a generator's state). Safe to store without
         pickle. The collector's carried TensorDict is not part of it.
 
     Raises:
-        NotReproducibleError: naming the environments for which this is impossible.
+        NotReproducibleError: naming the environment for which this is impossible.
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium
@@ -114,10 +116,10 @@ def episode_state(env: EnvBase) -> dict[str, Tensor]:
         >>> int(state["1.episode"]), state["1.actions"].shape
         (1, torch.Size([3]))
     """
+    fault = innermost(env).__dict__.get(_FAULT)
+    if fault is not None:
+        raise NotReproducibleError(f"The environment cannot be stored: {fault}.")
     workers = _call(env, "get_episode_state")
-    faults = [worker["fault"] for worker in workers if "fault" in worker]
-    if faults:
-        raise NotReproducibleError("Environments that cannot be stored: " + "; ".join(faults) + ".")
     return {
         f"{index}.{name}": torch.as_tensor(value)
         for index, worker in enumerate(workers)
@@ -161,7 +163,9 @@ def restore_episode_state(env: EnvBase, state: Mapping[str, Tensor]) -> None:
     faults = _call(env, "set_episode_state", [workers[index] for index in range(count)])
     faults = [fault for fault in faults if fault is not None]
     if faults:
-        raise NotReproducibleError("Environments that were not restored: " + "; ".join(faults) + ".")
+        raise NotReproducibleError(
+            "Environments that were not restored: " + "; ".join(faults) + "."
+        )
 
 
 def innermost(env: EnvBase) -> EnvBase:
@@ -177,8 +181,24 @@ def innermost(env: EnvBase) -> EnvBase:
     return env
 
 
+def mark_fault(env: EnvBase, fault: str) -> None:
+    """Makes :func:`episode_state` raise with this reason.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium
+        >>> env = gymnasium("CartPole-v1")
+        >>> mark_fault(env, "it asks a person")
+        >>> try:
+        ...     _ = episode_state(env)
+        ... except NotReproducibleError as error:
+        ...     print(error)
+        The environment cannot be stored: it asks a person.
+    """
+    innermost(env).__dict__[_FAULT] = fault
+
+
 def _call(env: EnvBase, method: str, *args: object) -> list:
-    """Calls a method of every worker, wherever it lives; each worker picks its part by its index."""
+    """Calls a method of every worker, wherever it lives; each picks its part by its index."""
     base = innermost(env)
     if isinstance(base, ParallelEnv) and base.is_closed:
         base.start()

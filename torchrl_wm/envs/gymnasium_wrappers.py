@@ -41,8 +41,8 @@ class RepeatAction(gym.Wrapper):
 class AtariFrames(gym.Wrapper):
     """Frame skip with the maximum over the last two frames, no-op starts and resizing, for Atari.
 
-    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the screens that are kept
-    are drawn, and where an episode ends inside the skip, the screen shown is the final one.
+    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the screens that are
+    kept are drawn, and where an episode ends inside the skip, the screen shown is the final one.
 
     Args:
         env (gym.Env): ALE environment with ``frameskip=1``.
@@ -113,8 +113,8 @@ class PixelObservation(gym.ObservationWrapper):
 class TensorObservation(gym.ObservationWrapper):
     """Makes every leaf of the observation a float32 vector or a uint8 image ``[C, H, W]``.
 
-    Discrete leaves become one-hot vectors, scalars vectors of one number, arrays are flattened; what
-    is uint8 with two or three dimensions is an image. Dictionaries keep their entries.
+    Discrete leaves become one-hot vectors, scalars vectors of one number, arrays are flattened;
+    what is uint8 with two or three dimensions is an image. Dictionaries keep their entries.
 
     Raises:
         TypeError: for a space without a tensor form; the message names the entry.
@@ -201,7 +201,7 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
 
     Raises:
         TypeError: for observations without a tensor form.
-        ValueError: for continuous actions without finite bounds, and for pixels that are not rendered.
+        ValueError: for continuous actions without finite bounds and pixels that are not rendered.
 
     Examples:
         >>> around(gym.make("Pendulum-v1"), seed=0, index=0, repeat=2, image_size=None).action_space
@@ -219,8 +219,8 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise ValueError(
-                f"The actions {space} are not bounded and cannot be rescaled to [-1, 1]; bound them "
-                "with gymnasium.wrappers.ClipAction and a Box of finite limits."
+                f"The actions {space} are not bounded and cannot be rescaled to [-1, 1]; bound "
+                "them with gymnasium.wrappers.ClipAction and a Box of finite limits."
             )
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return SeededEpisodes(env, seed, index)
@@ -237,17 +237,15 @@ def _tensor_space(space: spaces.Space, name: str) -> spaces.Space:
     if _is_image(space):
         shape = channels_first(np.zeros(space.shape, np.uint8)).shape
         return spaces.Box(0, 255, shape, np.uint8)
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.complexfloating):
-        raise TypeError(f"The observation {name!r} is complex; give its real parts as a Box.")
     if isinstance(space, spaces.Box):
         low, high = (np.ravel(bound).astype(np.float32) for bound in (space.low, space.high))
         return spaces.Box(np.atleast_1d(low), np.atleast_1d(high), dtype=np.float32)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return spaces.Box(0.0, 1.0, (spaces.flatdim(space),), np.float32)
     raise TypeError(
-        f"The observation {name!r} is a {type(space).__name__} space, which has no tensor form; supported "
-        "are Box, Discrete, MultiDiscrete, MultiBinary and Dict of these. Wrap the environment "
-        "(gymnasium.ObservationWrapper) to give one of them."
+        f"The observation {name!r} is a {type(space).__name__} space, which has no tensor form; "
+        "supported are Box, Discrete, MultiDiscrete, MultiBinary and Dict of these. Wrap the "
+        "environment (gymnasium.ObservationWrapper) to give one of them."
     )
 
 

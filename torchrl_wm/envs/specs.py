@@ -67,17 +67,16 @@ def _primed(env: EnvBase) -> set[NestedKey]:
 def _check_observation(key: NestedKey, spec: TensorSpec) -> None:
     if isinstance(spec, NonTensor) or not isinstance(spec.dtype, torch.dtype):
         raise TypeError(
-            f"The observation {key!r} is no tensor ({type(spec).__name__}); supported are {_SUPPORTED}."
+            f"The observation {key!r} is no tensor ({type(spec).__name__}); supported are "
+            f"{_SUPPORTED}."
         )
-    if spec.dtype.is_complex:
-        raise TypeError(f"The observation {key!r} is complex; supported are {_SUPPORTED}.")
     if spec.ndim not in (1, 3):
         raise ValueError(
-            f"The observation {key!r} has the shape {tuple(spec.shape)}; supported are {_SUPPORTED}. "
-            "Flatten or stack it with a transform."
+            f"The observation {key!r} has the shape {tuple(spec.shape)}; supported are "
+            f"{_SUPPORTED}. Flatten or stack it with a transform."
         )
     if spec.ndim == 1 and not spec.dtype.is_floating_point and not isinstance(spec, OneHot):
         raise TypeError(
-            f"The observation {key!r} has the dtype {spec.dtype}; supported are {_SUPPORTED}. Cast it "
-            "with torchrl.envs.DTypeCastTransform."
+            f"The observation {key!r} has the dtype {spec.dtype}; supported are {_SUPPORTED}. "
+            "Cast it with torchrl.envs.DTypeCastTransform."
         )

@@ -1,8 +1,9 @@
 """Factories: environments of the usual suites, ready for a world model.
 
-Every result has the batch size ``[num_envs]`` (also ``[1]``) and at its root the observations (float32
-vectors or ``pixels`` uint8 ``[C, H, W]``), ``is_init``, ``step_count``, ``previous_action`` and
-``previous_reward``. Continuous actions lie in [-1, 1]; ``terminated`` is never set by a time limit.
+Every result has the batch size ``[num_envs]`` (also ``[1]``) and at its root the observations
+(float32 vectors or ``pixels`` uint8 ``[C, H, W]``), ``is_init``, ``step_count``,
+``previous_action`` and ``previous_reward``. Continuous actions lie in [-1, 1]; ``terminated`` is
+never set by a time limit.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import sys
 from functools import partial
 from typing import Any
 
-from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
+from torchrl.envs import TransformedEnv
 
+from torchrl_wm.envs import singles
 from torchrl_wm.envs.vectorize import assemble, check_common_options
 
 
@@ -36,13 +38,13 @@ def gymnasium(
     Args:
         id (str): registered name, for example ``"CartPole-v1"``.
         num_envs (int, optional): number of environments side by side.
-        vectorization (str, optional): ``"serial"`` (TorchRL, one process), ``"parallel"`` (TorchRL, one
-            process per environment) or ``"gymnasium"`` (gymnasium's vector environment in one
+        vectorization (str, optional): ``"serial"`` (TorchRL, one process), ``"parallel"`` (TorchRL,
+            one process per environment) or ``"gymnasium"`` (gymnasium's vector environment in one
             process, the fastest where a step is cheap).
         action_repeat (int, optional): steps per decision; rewards are summed, an end stops it.
         from_pixels (bool, optional): observe the rendered image, ``pixels``, and nothing else.
         image_size (int, optional): height and width of ``pixels``.
-        seed (int, optional): with the environment's index and the episode number it seeds each reset.
+        seed (int, optional): seeds each reset, with the environment's index and episode number.
         max_episode_steps (int, optional): time limit in steps of the environment (not decisions).
             Defaults to the registered one.
         categorical_actions (bool, optional): discrete actions as indices instead of one-hot.
@@ -62,14 +64,16 @@ def gymnasium(
         _choose_renderer(False)
     _check_gymnasium_id(id)
     single = partial(
-        _single_gymnasium,
+        singles.make_gymnasium,
         id,
         seed=seed,
         action_repeat=action_repeat,
         image_size=image_size if from_pixels else None,
         make_kwargs=dict(make_kwargs, max_episode_steps=max_episode_steps),
     )
-    return _assemble_gymnasium(single, num_envs, vectorization, action_repeat, categorical_actions)
+    return singles.assemble_gymnasium(
+        single, num_envs, vectorization, action_repeat, categorical_actions
+    )
 
 
 def atari(
@@ -94,15 +98,18 @@ def atari(
 
     Args:
         game (str): ``"Pong"``, ``"pong"``, ``"ms_pacman"`` or ``"ALE/MsPacman-v5"``.
-        num_envs, vectorization, seed, categorical_actions: see :func:`gymnasium`.
+        num_envs (int, optional): number of environments side by side.
+        vectorization (str, optional): as in :func:`gymnasium`.
         action_repeat (int, optional): frames per decision.
-        image_size (int, optional): height and width of ``pixels``; 64 for the Dreamers, 96 for MuZero.
+        image_size (int, optional): height and width; 64 for the Dreamers, 96 for MuZero.
         grayscale (bool, optional): one channel instead of three.
-        sticky_actions (float, optional): probability that a frame repeats the action before it; 0.25 in
-            Machado et al., 2018.
+        sticky_actions (float, optional): probability that a frame repeats the action before it;
+            0.25 in Machado et al., 2018.
         noop_max (int, optional): at most so many no-ops after a reset.
         full_action_set (bool, optional): all 18 actions instead of the game's own.
+        seed (int, optional): as in :func:`gymnasium`.
         max_episode_steps (int, optional): time limit in frames.
+        categorical_actions (bool, optional): actions as indices instead of one-hot.
         **make_kwargs: passed to ``gymnasium.make``, for example ``mode`` and ``difficulty``.
 
     Raises:
@@ -119,10 +126,15 @@ def atari(
     if noop_max < 0:
         raise ValueError(f"noop_max={noop_max} must be at least 0.")
     single = partial(
-        _single_atari,
+        singles.make_atari,
         _atari_id(game),
         seed=seed,
-        frames=dict(repeat=action_repeat, size=image_size, grayscale=grayscale, noop_max=noop_max),
+        frames={
+            "repeat": action_repeat,
+            "size": image_size,
+            "grayscale": grayscale,
+            "noop_max": noop_max,
+        },
         make_kwargs=dict(
             make_kwargs,
             frameskip=1,
@@ -131,7 +143,9 @@ def atari(
             max_num_frames_per_episode=max_episode_steps,
         ),
     )
-    return _assemble_gymnasium(single, num_envs, vectorization, action_repeat, categorical_actions)
+    return singles.assemble_gymnasium(
+        single, num_envs, vectorization, action_repeat, categorical_actions
+    )
 
 
 def dm_control(
@@ -156,11 +170,15 @@ def dm_control(
     Args:
         domain (str): for example ``"cartpole"``.
         task (str): for example ``"balance"``.
-        num_envs, action_repeat, from_pixels, image_size, seed: see :func:`gymnasium`.
+        num_envs (int, optional): number of environments side by side.
         vectorization (str, optional): ``"serial"`` or ``"parallel"``.
+        action_repeat (int, optional): control steps per decision.
+        from_pixels (bool, optional): observe the rendered image, ``pixels``, and nothing else.
+        image_size (int, optional): height and width of ``pixels``.
         camera_id (int, optional): camera of ``pixels``.
-        max_episode_steps (int, optional): time limit in control steps (not decisions). Defaults to the
-            task's, 1000 in most.
+        seed (int, optional): as in :func:`gymnasium`.
+        max_episode_steps (int, optional): time limit in control steps (not decisions). Defaults to
+            the task's, 1000 in most.
         **task_kwargs: passed to the task.
 
     Raises:
@@ -173,88 +191,26 @@ def dm_control(
     """
     check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
     if vectorization == "gymnasium":
-        raise ValueError("vectorization='gymnasium' needs a gymnasium environment; use 'serial' or 'parallel'.")
+        raise ValueError(
+            "vectorization='gymnasium' needs a gymnasium environment; use 'serial' or 'parallel'."
+        )
     _choose_renderer(from_pixels)
     _check_dm_control_task(domain, task)
     single = partial(
-        _single_dm_control,
+        singles.make_dm_control,
         domain,
         task,
         seed=seed,
         max_episode_steps=max_episode_steps,
         task_kwargs=task_kwargs,
-        wrapper_kwargs=dict(
-            frame_skip=action_repeat,
-            from_pixels=from_pixels,
-            camera_id=camera_id,
-            render_kwargs=dict(height=image_size, width=image_size) if from_pixels else None,
-        ),
+        wrapper_kwargs={
+            "frame_skip": action_repeat,
+            "from_pixels": from_pixels,
+            "pixels_only": True,
+            "camera_id": camera_id,
+            "render_kwargs": {"height": image_size, "width": image_size} if from_pixels else None,
+        },
     )
-    return assemble(single, num_envs, vectorization, action_repeat)
-
-
-def _single_gymnasium(
-    id: str, *, seed: int, index: int, action_repeat: int, image_size: int | None, make_kwargs: dict
-) -> Any:
-    import gymnasium as gym
-
-    from torchrl_wm.envs.gymnasium_wrappers import around
-
-    if image_size is not None:
-        make_kwargs = dict(make_kwargs, render_mode="rgb_array")
-    return around(gym.make(id, **make_kwargs), seed, index, action_repeat, image_size)
-
-
-def _single_atari(id: str, *, seed: int, index: int, frames: dict, make_kwargs: dict) -> Any:
-    import ale_py
-    import gymnasium as gym
-
-    from torchrl_wm.envs.gymnasium_wrappers import AtariFrames, SeededEpisodes
-
-    gym.register_envs(ale_py)
-    return SeededEpisodes(AtariFrames(gym.make(id, **make_kwargs), **frames), seed, index)
-
-
-def _single_dm_control(
-    domain: str,
-    task: str,
-    *,
-    seed: int,
-    index: int,
-    max_episode_steps: int | None,
-    task_kwargs: dict,
-    wrapper_kwargs: dict,
-) -> EnvBase:
-    from dm_control import suite
-
-    from torchrl_wm.envs.dm_control_wrappers import SeededDMControl
-
-    # A few tasks draw their model when they are made; the same seed gives the same model.
-    task_kwargs = dict(task_kwargs, random=seed)
-    env = suite.load(domain, task, task_kwargs=task_kwargs)
-    if max_episode_steps is not None:
-        # The suite counts seconds; half a step less keeps rounding from adding a step.
-        task_kwargs["time_limit"] = (max_episode_steps - 0.5) * env.control_timestep()
-        env = suite.load(domain, task, task_kwargs=task_kwargs)
-    return SeededDMControl(env, seed=seed, index=index, **wrapper_kwargs)
-
-
-def _wrapped_gymnasium(single: Any, *, index: int, categorical: bool) -> EnvBase:
-    return GymWrapper(single(index=index), categorical_action_encoding=categorical)
-
-
-def _assemble_gymnasium(
-    single: Any, num_envs: int, vectorization: str, action_repeat: int, categorical: bool
-) -> TransformedEnv:
-    if vectorization == "gymnasium":
-        from gymnasium.vector import AutoresetMode, SyncVectorEnv
-
-        singles = [partial(single, index=index) for index in range(num_envs)]
-        # TorchRL resets with a mask; an automatic reset would hide the final observation.
-        vector = SyncVectorEnv(singles, autoreset_mode=AutoresetMode.DISABLED)
-        env = GymWrapper(vector, categorical_action_encoding=categorical)
-        return assemble(env, num_envs, vectorization, action_repeat)
-    single = partial(_wrapped_gymnasium, single, categorical=categorical)
     return assemble(single, num_envs, vectorization, action_repeat)
 
 
@@ -266,7 +222,8 @@ def _check_gymnasium_id(id: str) -> None:
         return
     close = difflib.get_close_matches(name, gym.registry, n=5)
     raise ValueError(
-        f"Unknown gymnasium environment {id!r}. Close names: {close}. Registered: {sorted(gym.registry)}. "
+        f"Unknown gymnasium environment {id!r}. Close names: {close}. "
+        f"Registered: {sorted(gym.registry)}. "
         "Environments of other packages need their import, as in 'package:Name-v0'."
     )
 
@@ -301,7 +258,7 @@ def _choose_renderer(needed: bool) -> None:
     # dm_control binds its renderer when it is imported, for the whole life of the process.
     if needed and "dm_control" in sys.modules:
         raise RuntimeError(
-            "dm_control was imported without a renderer, so it cannot draw pixels. Set the environment "
-            "variable MUJOCO_GL to 'egl' (GPU) or 'osmesa' (CPU) before it is imported."
+            "dm_control was imported without a renderer, so it cannot draw pixels. Set the "
+            "environment variable MUJOCO_GL to 'egl' (GPU) or 'osmesa' (CPU) before it is imported."
         )
     os.environ["MUJOCO_GL"] = "egl" if os.path.exists("/dev/nvidia0") else "osmesa"

@@ -61,13 +61,17 @@ class PreviousStep(Transform):
         """The encoding, built from the action spec of the environment on first use."""
         if self._encode is None:
             if self.parent is None:
-                raise RuntimeError("PreviousStep needs an environment: append it to a TransformedEnv.")
+                raise RuntimeError(
+                    "PreviousStep needs an environment: append it to a TransformedEnv."
+                )
             self._encode = ActionEncoding(self.parent.full_action_spec_unbatched)
         return self._encode
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Not defined: stored transitions have lost which row came before."""
-        raise RuntimeError("PreviousStep works in environments only; for stored data use StepRecords.")
+        raise RuntimeError(
+            "PreviousStep works in environments only; for stored data use StepRecords."
+        )
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         # The inverse runs from the policy inwards: here the action is still what the policy wrote,
@@ -92,8 +96,8 @@ class PreviousStep(Transform):
         rewards = self.parent.full_reward_spec.keys(True, True)
         if self.source_reward_key not in rewards:
             raise KeyError(
-                f"PreviousStep finds no reward {self.source_reward_key!r} in the environment, which has "
-                f"{sorted(map(str, rewards))}; name it with source_reward_key=."
+                f"PreviousStep finds no reward {self.source_reward_key!r} in the environment, "
+                f"which has {sorted(map(str, rewards))}; name it with source_reward_key=."
             )
         batch, device = self.parent.batch_size, self.parent.device
         for key, size in ((self.action_key, self.encode.size), (self.reward_key, 1)):

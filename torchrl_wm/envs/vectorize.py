@@ -22,8 +22,8 @@ def assemble(
     """Runs environments side by side and adds what the root of every environment carries.
 
     Args:
-        single (callable or EnvBase): makes one environment from ``index=``; it must be picklable for
-            ``"parallel"``. Or an environment with the batch size ``[num_envs]``.
+        single (callable or EnvBase): makes one environment from ``index=``; it must be picklable
+            for ``"parallel"``. Or an environment with the batch size ``[num_envs]``.
         num_envs (int): number of environments.
         vectorization (str): ``"serial"`` or ``"parallel"`` where ``single`` is a callable.
         action_repeat (int): what one decision counts, see :func:`action_repeat`.
@@ -77,7 +77,7 @@ def check_common_options(
     if vectorization not in VECTORIZATIONS:
         known = ", ".join(map(repr, VECTORIZATIONS))
         raise ValueError(f"Unknown vectorization {vectorization!r}; known are {known}.")
-    counts = dict(num_envs=num_envs, action_repeat=action_repeat, image_size=image_size)
+    counts = {"num_envs": num_envs, "action_repeat": action_repeat, "image_size": image_size}
     if max_episode_steps is not None:
         counts["max_episode_steps"] = max_episode_steps
     for name, value in counts.items():
@@ -90,13 +90,11 @@ def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) ->
     indices = [{"index": index} for index in range(num_envs)]
     if vectorization == "serial":
         return SerialEnv(num_envs, single, create_env_kwargs=indices)
-    # Collecting and learning take turns, so the learner keeps its threads and a worker gets one;
-    # metadata from the workers spares the parent a simulator (and a renderer) of its own.
+    # Collecting and learning take turns, so the learner keeps its threads and a worker gets one.
     return ParallelEnv(
         num_envs,
         single,
         create_env_kwargs=indices,
         num_threads=torch.get_num_threads(),
         num_sub_threads=1,
-        metadata_from_workers=True,
     )

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchrl.data import Bounded, Categorical, OneHot
+from torchrl.envs import check_env_specs
+
+from torchrl_wm.envs import action_repeat, atari, dm_control, gymnasium, model_specs
+
+ROOT = {"is_init", "step_count", "previous_action", "previous_reward"}
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "options"),
+    [
+        (gymnasium, ("CartPole-v1",), {}),
+        (gymnasium, ("CartPole-v1",), {"num_envs": 2, "vectorization": "gymnasium"}),
+        (gymnasium, ("Pendulum-v1",), {"num_envs": 2, "action_repeat": 2}),
+        (gymnasium, ("LunarLander-v3",), {"continuous": True}),
+        (gymnasium, ("FrozenLake-v1",), {"categorical_actions": True}),
+        (gymnasium, ("CartPole-v1",), {"from_pixels": True}),
+        (atari, ("Pong",), {"num_envs": 2}),
+        (dm_control, ("cartpole", "balance"), {"num_envs": 2, "action_repeat": 2}),
+        (dm_control, ("manipulator", "bring_ball"), {}),
+        (dm_control, ("cartpole", "balance"), {"from_pixels": True}),
+    ],
+)
+def test_specs_and_root_entries(make, args, options):
+    env = make(*args, **options)
+    check_env_specs(env)
+    count = options.get("num_envs", 1)
+    reset = env.reset()
+    assert env.batch_size == reset.batch_size == torch.Size([count])
+    assert ROOT <= set(reset.keys())
+    observation_spec, action_spec = model_specs(env)
+    if options.get("from_pixels") or make is atari:
+        assert set(observation_spec.keys()) == {"pixels"}
+        assert reset["pixels"].shape == (count, 3, 64, 64)
+        assert reset["pixels"].dtype == torch.uint8
+        assert reset["pixels"].float().std() > 0
+    else:
+        for key in observation_spec.keys(True, True):
+            assert reset[key].dtype == torch.float32
+            assert reset[key].ndim == 2
+    action = action_spec["action"]
+    if isinstance(action, Bounded):
+        assert action.dtype == torch.float32
+        assert (action.space.low == -1).all() and (action.space.high == 1).all()
+    else:
+        assert isinstance(action, Categorical if "categorical_actions" in options else OneHot)
+    env.close()
+
+
+def test_parallel_environments_have_separate_episodes():
+    env = gymnasium("CartPole-v1", num_envs=2, vectorization="parallel")
+    threads = torch.get_num_threads()
+    check_env_specs(env)
+    reset = env.reset()
+    assert not torch.equal(*reset["observation"])
+    assert torch.get_num_threads() == threads
+    env.close()
+
+
+def test_actions_are_rescaled_to_the_bounds():
+    env = gymnasium("Pendulum-v1")
+    simulator = env.base_env._envs[0]._env.unwrapped
+    reset = env.reset()
+    for action, torque in ((1.0, 2.0), (-1.0, -2.0), (0.5, 1.0)):
+        env.step(reset.clone().set("action", torch.full((1, 1), action)))
+        assert simulator.last_u == pytest.approx(torque)
+    env = dm_control("quadruped", "walk")
+    inner = env.base_env._envs[0]
+    low, high = inner._bounds.minimum, inner._bounds.maximum
+    assert not np.allclose(high, 1.0)
+    assert np.allclose(inner.read_action(torch.ones(len(high))), high)
+    assert np.allclose(inner.read_action(-torch.ones(len(low))), low)
+
+
+@pytest.mark.parametrize("vectorization", ["serial", "gymnasium"])
+def test_repeat_sums_rewards_and_stops_at_the_end(vectorization):
+    # 13 steps by 4: three whole decisions and one of a single step.
+    env = gymnasium(
+        "Pendulum-v1", action_repeat=4, max_episode_steps=13, vectorization=vectorization
+    )
+    single = gymnasium("Pendulum-v1", max_episode_steps=13, vectorization=vectorization)
+    actions = env.rollout(20, break_when_any_done=True)
+    assert actions.shape == (1, 4)
+    assert action_repeat(env) == 4 and action_repeat(single) == 1
+    td, total = single.reset(), []
+    env = gymnasium("Pendulum-v1", action_repeat=4, max_episode_steps=13)
+    repeated = env.reset()
+    assert torch.equal(td["observation"], repeated["observation"])
+    for decision in range(4):
+        action = actions["action"][:, decision]
+        repeated = env.step(repeated.set("action", action))["next"]
+        total = 0.0
+        for _ in range(4 if decision < 3 else 1):
+            td = single.step(td.set("action", action))["next"]
+            total += td["reward"].item()
+        assert repeated["reward"].item() == pytest.approx(total, rel=1e-6)
+        assert torch.equal(repeated["observation"], td["observation"])
+
+
+def test_time_limits_truncate_and_do_not_terminate():
+    env = gymnasium("CartPole-v1", max_episode_steps=3)
+    last = env.rollout(10)[:, -1]["next"]
+    assert last["step_count"].item() == 3
+    assert last["truncated"].all() and not last["terminated"].any()
+    last = gymnasium("CartPole-v1").rollout(500)[:, -1]["next"]
+    assert last["terminated"].all() and not last["truncated"].any()
+    env = dm_control("cartpole", "balance", action_repeat=4, max_episode_steps=10)
+    last = env.rollout(10)[:, -1]["next"]
+    assert last["step_count"].item() == 3
+    assert last["truncated"].all() and not last["terminated"].any()
+
+
+def test_dm_control_episodes_have_a_thousand_steps():
+    env = dm_control("cartpole", "balance", action_repeat=10)
+    last = env.rollout(200)[:, -1]["next"]
+    assert last["step_count"].item() == 100 and last["truncated"].all()
+
+
+def test_registered_time_limit_of_cartpole():
+    env = gymnasium("CartPole-v1")
+    assert env.base_env._envs[0]._env.spec.max_episode_steps == 500
+
+
+def test_atari_options():
+    env = atari(
+        "ms_pacman", grayscale=True, image_size=96, full_action_set=True, sticky_actions=0.25
+    )
+    assert env.reset()["pixels"].shape == (1, 1, 96, 96)
+    assert env.action_spec.shape == (1, 18)
+    assert action_repeat(env) == 4
+    ale = env.base_env._envs[0]._env.unwrapped.ale
+    assert ale.getFloat("repeat_action_probability") == 0.25
+    # After a no-op start of at most 30 frames, one decision is four frames.
+    frames = ale.getEpisodeFrameNumber()
+    assert frames <= 30
+    env.rand_step(env.reset())
+    assert env.base_env._envs[0]._env.log.episode == 2
+
+
+def test_atari_skips_four_frames_and_keeps_lives():
+    env = atari("Breakout", noop_max=0)
+    ale = env.base_env._envs[0]._env.unwrapped.ale
+    td = env.reset()
+    before = ale.getEpisodeFrameNumber()
+    td = env.rand_step(td)
+    assert ale.getEpisodeFrameNumber() == before + 4
+    lives = ale.lives()
+    for _ in range(300):
+        td = env.rand_step(td["next"])
+        if ale.lives() < lives:
+            break
+    assert ale.lives() < lives and not td["next", "done"].any()
+
+
+def test_atari_time_limit_truncates():
+    last = atari("Pong", max_episode_steps=80, noop_max=0).rollout(100)[:, -1]["next"]
+    assert last["truncated"].all() and not last["terminated"].any()
+    assert last["step_count"].item() <= 21
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "options", "words"),
+    [
+        (gymnasium, ("CartPol-v1",), {}, "Unknown gymnasium environment 'CartPol-v1'.*CartPole-v1"),
+        (
+            gymnasium,
+            ("CartPole-v1",),
+            {"vectorization": "foo"},
+            "'serial', 'parallel', 'gymnasium'",
+        ),
+        (gymnasium, ("CartPole-v1",), {"num_envs": 0}, "num_envs=0 must be"),
+        (gymnasium, ("CartPole-v1",), {"action_repeat": 1.5}, "action_repeat=1.5 must be"),
+        (gymnasium, ("CartPole-v1",), {"max_episode_steps": 0}, "max_episode_steps=0 must be"),
+        (atari, ("Pongg",), {}, "Unknown Atari game 'Pongg'.*'Pong'"),
+        (atari, ("Pong",), {"sticky_actions": 1.0}, r"probability in \[0, 1\)"),
+        (atari, ("Pong",), {"noop_max": -1}, "noop_max=-1 must be"),
+        (dm_control, ("cartpol", "balance"), {}, "Unknown dm_control domain.*'cartpole'"),
+        (dm_control, ("cartpole", "fly"), {}, "Unknown task 'fly'.*'balance'"),
+        (dm_control, ("cartpole", "balance"), {"vectorization": "gymnasium"}, "'serial' or"),
+    ],
+)
+def test_wrong_options_are_named(make, args, options, words):
+    with pytest.raises(ValueError, match=words):
+        make(*args, **options)

@@ -1,0 +1,152 @@
+"""Environments of one's own, treated like those of the suites."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torchrl.envs import EnvBase, TransformedEnv, check_env_specs
+
+from torchrl_wm.envs.episodes import mark_fault
+from torchrl_wm.envs.singles import assemble_gymnasium
+from torchrl_wm.envs.specs import model_specs
+from torchrl_wm.envs.vectorize import assemble, check_common_options
+
+
+def wrap(
+    factory: Callable[..., Any] | str,
+    *,
+    num_envs: int = 1,
+    vectorization: str = "serial",
+    action_repeat: int = 1,
+    seed: int = 0,
+    categorical_actions: bool = False,
+    **factory_kwargs: Any,
+) -> TransformedEnv:
+    """Makes environments from a function of one's own and checks them.
+
+    Two are made and compared first: their specs must hold, a world model must be able to read them,
+    and whether equal seeds and actions give equal observations is remembered for
+    :func:`~torchrl_wm.envs.episode_state`.
+
+    Args:
+        factory (callable or str): returns one ``gymnasium.Env``, one dm_control ``Environment`` or
+            one TorchRL ``EnvBase`` of batch size ``[]``; or its import path,
+            ``"package.module:function"``. It must make a new environment at every
+            call, and be picklable for ``"parallel"``.
+        num_envs (int, optional): number of environments side by side.
+        vectorization (str, optional): ``"serial"``, ``"parallel"``, or ``"gymnasium"`` for a
+            ``gymnasium.Env``.
+        action_repeat (int, optional): steps per decision; 1 for an ``EnvBase``.
+        seed (int, optional): seeds each reset, with the environment's index and episode number.
+        categorical_actions (bool, optional): discrete actions of a ``gymnasium.Env`` as indices
+            instead of one-hot.
+        **factory_kwargs: passed to ``factory``.
+
+    Raises:
+        ImportError: when the import path leads nowhere.
+        TypeError: when the factory returns anything else.
+        ValueError: for wrong options, and for specs that a world model cannot read.
+
+    Examples:
+        >>> from torchrl.envs import PendulumEnv
+        >>> wrap(PendulumEnv, num_envs=2).batch_size
+        torch.Size([2])
+    """
+    check_common_options(num_envs, vectorization, action_repeat, 1, None)
+    factory = _resolve(factory)
+    options = {"factory": factory, "factory_kwargs": factory_kwargs, "seed": seed}
+    options["action_repeat"] = action_repeat
+    single = partial(_single, **options, categorical=categorical_actions)
+    fault = _check(single)
+    if vectorization == "gymnasium":
+        around = partial(_around, **options)
+        env = assemble_gymnasium(
+            around, num_envs, vectorization, action_repeat, categorical_actions
+        )
+    else:
+        env = assemble(single, num_envs, vectorization, action_repeat)
+    if fault is not None:
+        mark_fault(env, fault)
+    return env
+
+
+def _resolve(factory: Callable[..., Any] | str) -> Callable[..., Any]:
+    if callable(factory):
+        return factory
+    if not isinstance(factory, str):
+        raise TypeError(
+            f"wrap takes a function that makes an environment, or its import path, but got "
+            f"{type(factory).__name__}; give a function (lambda: env) that makes a new one."
+        )
+    module, _, name = factory.partition(":")
+    if not name:
+        raise ValueError(f"{factory!r} is no import path; write 'package.module:function'.")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ImportError(f"The module {module!r} has no {name!r}.") from None
+
+
+def _around(
+    *, factory: Callable[..., Any], factory_kwargs: dict, seed: int, index: int, action_repeat: int
+) -> Any:
+    import gymnasium as gym
+
+    from torchrl_wm.envs.gymnasium_wrappers import around
+
+    env = factory(**factory_kwargs)
+    if not isinstance(env, gym.Env):
+        raise ValueError(
+            f"vectorization='gymnasium' needs a gymnasium.Env, but the factory returned a "
+            f"{type(env).__name__}; use 'serial' or 'parallel'."
+        )
+    return around(env, seed, index, action_repeat, None)
+
+
+def _single(
+    *,
+    factory: Callable[..., Any],
+    factory_kwargs: dict,
+    seed: int,
+    index: int,
+    action_repeat: int,
+    categorical: bool,
+) -> EnvBase:
+    env = factory(**factory_kwargs)
+    if isinstance(env, EnvBase):
+        from torchrl_wm.envs.torchrl_wrappers import SeededTorchRL
+
+        if action_repeat != 1:
+            raise ValueError("action_repeat must be 1 for a TorchRL environment; repeat inside it.")
+        return SeededTorchRL(env, seed, index)
+    if hasattr(env, "observation_space"):
+        from torchrl.envs import GymWrapper
+
+        from torchrl_wm.envs.gymnasium_wrappers import around
+
+        return GymWrapper(
+            around(env, seed, index, action_repeat, None), categorical_action_encoding=categorical
+        )
+    if hasattr(env, "physics"):
+        from torchrl_wm.envs.dm_control_wrappers import SeededDMControl
+
+        return SeededDMControl(env, seed=seed, index=index, frame_skip=action_repeat)
+    raise TypeError(
+        f"The factory returned a {type(env).__name__}; supported are gymnasium.Env, dm_control "
+        "Environment and TorchRL EnvBase."
+    )
+
+
+def _check(single: Callable[..., EnvBase], steps: int = 16) -> str | None:
+    """Checks specs; returns why the environment is not reproducible, or None where it is."""
+    first, second = single(index=0), single(index=0)
+    with torch.random.fork_rng(devices=[]):
+        check_env_specs(first)
+        model_specs(first)
+        first.rollout(steps)
+    state = {name: torch.as_tensor(value) for name, value in first.get_episode_state().items()}
+    return second.set_episode_state([state])

@@ -1,0 +1,79 @@
+"""One environment of each suite, made where it will live: the functions that workers call."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torchrl.envs import EnvBase, GymWrapper, TransformedEnv
+
+from torchrl_wm.envs.vectorize import assemble
+
+
+def make_gymnasium(
+    id: str, *, seed: int, index: int, action_repeat: int, image_size: int | None, make_kwargs: dict
+) -> Any:
+    """One gymnasium environment with its wrappers; ``image_size`` asks for pixels."""
+    import gymnasium as gym
+
+    from torchrl_wm.envs.gymnasium_wrappers import around
+
+    if image_size is not None:
+        make_kwargs = dict(make_kwargs, render_mode="rgb_array")
+    return around(gym.make(id, **make_kwargs), seed, index, action_repeat, image_size)
+
+
+def make_atari(id: str, *, seed: int, index: int, frames: dict, make_kwargs: dict) -> Any:
+    """One Atari game with its wrappers; ``frames`` goes to AtariFrames."""
+    import ale_py
+    import gymnasium as gym
+
+    from torchrl_wm.envs.gymnasium_wrappers import AtariFrames, SeededEpisodes
+
+    gym.register_envs(ale_py)
+    return SeededEpisodes(AtariFrames(gym.make(id, **make_kwargs), **frames), seed, index)
+
+
+def make_dm_control(
+    domain: str,
+    task: str,
+    *,
+    seed: int,
+    index: int,
+    max_episode_steps: int | None,
+    task_kwargs: dict,
+    wrapper_kwargs: dict,
+) -> EnvBase:
+    """One task of the DeepMind Control Suite; ``wrapper_kwargs`` goes to SeededDMControl."""
+    from dm_control import suite
+
+    from torchrl_wm.envs.dm_control_wrappers import SeededDMControl
+
+    # A few tasks draw their model when they are made; the same seed gives the same model.
+    task_kwargs = dict(task_kwargs, random=seed)
+    env = suite.load(domain, task, task_kwargs=task_kwargs)
+    if max_episode_steps is not None:
+        # The suite counts seconds; half a step less keeps rounding from adding a step.
+        task_kwargs["time_limit"] = (max_episode_steps - 0.5) * env.control_timestep()
+        env = suite.load(domain, task, task_kwargs=task_kwargs)
+    return SeededDMControl(env, seed=seed, index=index, **wrapper_kwargs)
+
+
+def _wrapped_gymnasium(single: Any, *, index: int, categorical: bool) -> EnvBase:
+    return GymWrapper(single(index=index), categorical_action_encoding=categorical)
+
+
+def assemble_gymnasium(
+    single: Any, num_envs: int, vectorization: str, action_repeat: int, categorical: bool
+) -> TransformedEnv:
+    """Several gymnasium environments as one; ``single`` makes one from ``index=``."""
+    if vectorization == "gymnasium":
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+        singles = [partial(single, index=index) for index in range(num_envs)]
+        # TorchRL resets with a mask; an automatic reset would hide the final observation.
+        vector = SyncVectorEnv(singles, autoreset_mode=AutoresetMode.DISABLED)
+        env = GymWrapper(vector, categorical_action_encoding=categorical)
+        return assemble(env, num_envs, vectorization, action_repeat)
+    single = partial(_wrapped_gymnasium, single, categorical=categorical)
+    return assemble(single, num_envs, vectorization, action_repeat)
