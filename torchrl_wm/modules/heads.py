@@ -140,7 +140,8 @@ def actor_head(
             output of a number of actions. Defaults to ``"bounded_normal"``.
         unimix (float, optional): share of the uniform distribution in discrete entries. Defaults to
             ``0.0``.
-        action_key (NestedKey, optional): name of a single leaf in messages. Defaults to ``"action"``.
+        action_key (NestedKey, optional): name of a single leaf in messages. Defaults to
+            ``"action"``.
         **network: arguments of :class:`Head`.
 
     Raises:
@@ -178,7 +179,7 @@ def _action_output(
         return BernoulliOutput((size,))
     if not spec.dtype.is_floating_point:
         raise TypeError(
-            f"The action {key!r} holds numbers of type {spec.dtype}; a policy needs a float spec or "
+            f"The action {key!r} holds numbers of type {spec.dtype}; a policy needs a float spec, "
             "Categorical, OneHot or their multi forms."
         )
     if isinstance(spec, Bounded):

@@ -168,6 +168,11 @@ class Indices(Distribution):
         """The most probable indices ``[..., *spec.shape]``."""
         return decode_leaf(self.spec, self.flat.mode)
 
+    @property
+    def mean(self) -> Tensor:
+        """The mode: indices have no mean."""
+        return self.mode
+
 
 class TanhNormalOutput(Output):
     """Dreamer v1's continuous policy (https://arxiv.org/abs/1912.01603).

@@ -1,0 +1,24 @@
+"""The choices of networks that PlaNet and each Dreamer made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Style = Literal["v1", "v2", "v3"]
+
+NETWORKS = {
+    "v1": {"activation": "elu", "norm": None, "init": "glorot"},
+    "v2": {"activation": "elu", "norm": None, "init": "glorot"},
+    "v3": {"activation": "silu", "norm": "rms", "init": "trunc_normal"},
+}
+"""Arguments of dense networks (``MLP``, ``Head``) by style; PlaNet's pictures use ``"v1"``."""
+
+
+def check_style(style: str) -> None:
+    """Raises a ValueError for an unknown style.
+
+    Examples:
+        >>> check_style("v3")
+    """
+    if style not in NETWORKS:
+        raise ValueError(f"Unknown style {style!r}; expected one of {sorted(NETWORKS)}.")
