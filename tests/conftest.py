@@ -86,15 +86,33 @@ class GoldenCase:
                 assert value.shape == parameter.shape, (name, value.shape, parameter.shape)
                 parameter.copy_(value)
 
+    def dense(self, mlp, linear: str, norm: str) -> dict[str, Tensor]:
+        """Names of a perceptron's weights, from the patterns of the reference's layers and norms."""
+        weights = {}
+        for i, (layer, scale) in enumerate(zip(mlp.linears, mlp.norms, strict=True)):
+            weights[f"{linear.format(i)}/kernel"] = layer.weight
+            weights[f"{linear.format(i)}/bias"] = layer.bias
+            weights |= self.norm(scale, norm.format(i))
+        return weights
+
+    @staticmethod
+    def norm(norm, name: str) -> dict[str, Tensor]:
+        """Names of the weights of a normalisation: RMS, layer or none."""
+        if isinstance(norm, torch.nn.LayerNorm):
+            return {f"{name}/gamma": norm.weight, f"{name}/beta": norm.bias}
+        return {} if isinstance(norm, torch.nn.Identity) else {f"{name}/scale": norm.weight}
+
     def close(self, actual: Tensor, name: str, tolerance: float | None = None) -> None:
         """Asserts equality with an entry, relative to the entry's largest number."""
         self._compare(actual, self[name], name, tolerance)
 
-    def gradients(self, weights: Mapping[str | tuple[str, ...], Tensor]) -> None:
-        """Asserts that the ``.grad`` of each weight equals ``grad/param/<name>``."""
+    def gradients(
+        self, weights: Mapping[str | tuple[str, ...], Tensor], prefix: str = "grad/param"
+    ) -> None:
+        """Asserts that the ``.grad`` of each weight equals ``<prefix>/<name>``."""
         for name, parameter in weights.items():
             actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            self._compare(actual, self.weight(name, "grad/param"), f"grad/param/{name}", None)
+            self._compare(actual, self.weight(name, prefix), f"{prefix}/{name}", None)
 
     def _compare(self, actual: Tensor, expected: Tensor, name: str, tolerance: float | None):
         actual = actual.detach().cpu()

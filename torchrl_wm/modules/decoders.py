@@ -305,8 +305,8 @@ def make_decoder(
         depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
         layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
         units (int, optional): their size. Defaults to 400, 400 or 1024.
-        use_symlog (bool, optional): squared errors in symlog space. Defaults to whether the style is
-            ``"v3"``.
+        use_symlog (bool, optional): squared errors in symlog space. Defaults to whether the style
+            is ``"v3"``.
         norm (str, optional): normalisation in styles v1 and v2. Defaults to ``None``.
         mults (sequence of int, optional): channels in units of ``depth``; v3 only.
         kernel (int, optional): size of the filters; v3 only.
@@ -320,8 +320,10 @@ def make_decoder(
         >>> from torchrl.data import Categorical, Unbounded
         >>> spec = Composite(joints=Unbounded((4,)), gear=Categorical(3))
         >>> predictions = make_decoder(spec, 16, 8, units=16)(torch.randn(2, 24))
-        >>> predictions["joints"].mean.shape, predictions["gear"].log_prob(torch.tensor([0, 2])).shape
-        (torch.Size([2, 4]), torch.Size([2]))
+        >>> predictions["joints"].mean.shape
+        torch.Size([2, 4])
+        >>> predictions["gear"].log_prob(torch.tensor([0, 2])).shape
+        torch.Size([2])
     """
     check_style(style)
     vectors, images = split_observations(observation_spec)
