@@ -1,5 +1,36 @@
 """Losses as TorchRL LossModules, and the objects in which the algorithms differ."""
 
-from torchrl_wm.objectives.divergence_rules import BalancedKL, ClippedKL, ExcessKL, SeparateKL
+from torchrl_wm.objectives.actor_gradients import Mixed, Reinforce, ThroughDynamics
+from torchrl_wm.objectives.actor_loss import ActorLoss
+from torchrl_wm.objectives.alignment import align_v1, align_v2, align_v3
+from torchrl_wm.objectives.critic_loss import CriticLoss, ReplayCriticLoss
+from torchrl_wm.objectives.divergence_rules import (
+    BalancedKL,
+    ClippedKL,
+    ExcessKL,
+    SeparateKL,
+    make_divergence,
+)
+from torchrl_wm.objectives.imagination import Imagination
+from torchrl_wm.objectives.target_update import SlowUpdate
+from torchrl_wm.objectives.world_model_loss import WorldModelLoss
 
-__all__ = ["BalancedKL", "ClippedKL", "ExcessKL", "SeparateKL"]
+__all__ = [
+    "ActorLoss",
+    "BalancedKL",
+    "ClippedKL",
+    "CriticLoss",
+    "ExcessKL",
+    "Imagination",
+    "Mixed",
+    "Reinforce",
+    "ReplayCriticLoss",
+    "SeparateKL",
+    "SlowUpdate",
+    "ThroughDynamics",
+    "WorldModelLoss",
+    "align_v1",
+    "align_v2",
+    "align_v3",
+    "make_divergence",
+]

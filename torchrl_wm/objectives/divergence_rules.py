@@ -28,6 +28,8 @@ class ExcessKL(nn.Module):
         scale (float, optional): weight of the term. Defaults to ``1.0``.
     """
 
+    names = ("kl",)
+
     def __init__(self, free_nats: float = 3.0, scale: float = 1.0):
         super().__init__()
         self.free_nats, self.scale = free_nats, scale
@@ -54,6 +56,8 @@ class ClippedKL(nn.Module):
         tensor(5.)
     """
 
+    names = ("kl",)
+
     def __init__(self, free_nats: float = 3.0, scale: float = 1.0):
         super().__init__()
         self.free_nats, self.scale = free_nats, scale
@@ -77,6 +81,8 @@ class BalancedKL(nn.Module):
         forward_kl (bool, optional): KL of the prior from the posterior instead. Defaults to ``False``.
         scale (float, optional): weight of the whole. Defaults to ``1.0``.
     """
+
+    names = ("kl",)
 
     def __init__(
         self,
@@ -119,6 +125,8 @@ class SeparateKL(nn.Module):
             Defaults to ``0.1``.
     """
 
+    names = ("dynamics", "representation")
+
     def __init__(
         self,
         free_nats: float = 1.0,
@@ -149,3 +157,33 @@ class SeparateKL(nn.Module):
 
 
 DivergenceRule = ExcessKL | ClippedKL | BalancedKL | SeparateKL
+
+STRATEGIES = {
+    "excess": ExcessKL,
+    "clipped": ClippedKL,
+    "balanced": BalancedKL,
+    "separate": SeparateKL,
+}
+
+
+def make_divergence(strategy: str, *, free_bits: float, **options) -> DivergenceRule:
+    """The rule called ``strategy``.
+
+    Args:
+        strategy (str): ``"excess"`` (PlaNet), ``"clipped"`` (v1), ``"balanced"`` (v2) or
+            ``"separate"`` (v3).
+
+    Keyword Args:
+        free_bits (float): nats that cost nothing, as each rule defines it.
+        **options: further arguments of the rule.
+
+    Raises:
+        ValueError: for an unknown strategy; the message lists the valid ones.
+
+    Examples:
+        >>> make_divergence("separate", free_bits=1.0)
+        SeparateKL()
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"Unknown kl.strategy {strategy!r}; expected one of {sorted(STRATEGIES)}.")
+    return STRATEGIES[strategy](free_nats=free_bits, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
@@ -52,12 +50,8 @@ class RSSM(WorldModel):
         **options,
     ):
         sizes = {belief_key: cell.belief_size, state_key: latent.flat_size}
-        super().__init__(encoder, action_encoding, sizes, **options)
-        self.cell, self.latent, self.prior, self.posterior = cell, latent, prior, posterior
-
-    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
-        """Standard noise of the stochastic state, ``[*batch_size, noise size]``."""
-        return self.latent.noise(tuple(batch_size), device=device)
+        super().__init__(encoder, action_encoding, latent, sizes, **options)
+        self.cell, self.prior, self.posterior = cell, prior, posterior
 
     def compile_steps(self, **options) -> RSSM:
         """Compiles the single steps of filtering and imagination; the loops around them stay eager.

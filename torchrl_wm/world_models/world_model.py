@@ -14,6 +14,7 @@ from torchrl.envs import TensorDictPrimer
 
 from torchrl_wm import keys
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.latents import Latent, Statistics
 
 LatentTensors = tuple[Tensor, ...]
 
@@ -23,14 +24,15 @@ class WorldModel(TensorDictModuleBase):
 
     A latent at row ``t`` is always the posterior after observation ``t``: :meth:`filter` overwrites the
     root entry, :meth:`observe` does so for a sequence, and only :meth:`step` writes ``("next", latent)``,
-    the prior one step on. Families implement four functions of plain tensors: ``_filter_tensors``,
-    ``_observe_tensors``, ``_predict_tensors`` and ``noise``.
+    the prior one step on. Families implement three functions of plain tensors: ``_filter_tensors``,
+    ``_observe_tensors`` and ``_predict_tensors``.
 
     As a module of TorchRL (``world_model(tensordict)``) it filters, so it stands in front of an actor.
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``, with ``in_keys``.
         action_encoding (ActionEncoding): how actions become vectors.
+        latent (nn.Module): a latent of :mod:`torchrl_wm.modules.latents`, what is drawn in each step.
         latent_sizes (dict): latent entry to its size, in the order of :meth:`features`.
 
     Keyword Args:
@@ -44,6 +46,7 @@ class WorldModel(TensorDictModuleBase):
         self,
         encoder: nn.Module,
         action_encoding: ActionEncoding,
+        latent: Latent,
         latent_sizes: dict[NestedKey, int],
         *,
         decoder: nn.Module | None = None,
@@ -53,7 +56,7 @@ class WorldModel(TensorDictModuleBase):
         previous_action_key: NestedKey = keys.PREVIOUS_ACTION,
     ):
         super().__init__()
-        self.encoder, self.action_encoding = encoder, action_encoding
+        self.encoder, self.action_encoding, self.latent = encoder, action_encoding, latent
         self.decoder, self.reward_head = decoder, reward_head
         self.continuation_head = continuation_head
         self.latent_sizes = {unravel_key(key): size for key, size in latent_sizes.items()}
@@ -219,11 +222,22 @@ class WorldModel(TensorDictModuleBase):
             tensordict.set(unravel_key(("decoded", key)), distribution.mean)
         return tensordict
 
-    # -- what families implement -----------------------------------------------------------------
-    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
-        """Standard noise ``[*batch_size, noise size]`` for one draw of the stochastic latents."""
-        raise NotImplementedError
+    def statistics(self, observed: TensorDictBase) -> tuple[Statistics, Statistics]:
+        """Statistics of posterior and prior in what :meth:`observe` returned, as :meth:`kl` reads them."""
+        return tuple(
+            tuple(observed.get((side, name)) for name in self.latent.names)
+            for side in ("posterior", "prior")
+        )
 
+    def kl(self, posterior: Statistics, prior: Statistics) -> Tensor:
+        """Divergence ``[...]`` of the posterior from the prior, in nats."""
+        return self.latent.kl(posterior, prior)
+
+    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
+        """Standard noise of the stochastic state, ``[*batch_size, noise size]``."""
+        return self.latent.noise(tuple(batch_size), device=device)
+
+    # -- what families implement -----------------------------------------------------------------
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
         raise NotImplementedError
 

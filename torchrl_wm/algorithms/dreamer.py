@@ -1,0 +1,87 @@
+"""What Dreamer v1, v2 and v3 share: a world model, an actor and a critic that learn from each other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Composite
+
+from torchrl_wm import keys
+from torchrl_wm.policies import FilteringActor
+from torchrl_wm.world_models import WorldModel, make_rssm
+
+WorldModelFactory = Callable[..., WorldModel]
+
+
+class Dreamer(nn.Module):
+    """Base of the Dreamers; a training loop sees the members named here and nothing else.
+
+    ``policy`` collects, ``evaluation_policy`` evaluates, ``optimizers`` maps names to optimisers, and
+    :meth:`update` and :meth:`pretrain` take a replay sample ``[B, T + 1]`` and return metrics and the
+    fresh latents ``[B, T]`` of rows 1 to T.
+    """
+
+    policy: FilteringActor
+    evaluation_policy: FilteringActor
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def _step(self, name: str, loss: Tensor) -> None:
+        """Trains the parameters of one optimiser, and only those, on a loss."""
+        optimizer = self.optimizers[name]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
+        """One update of the world model alone."""
+        losses = self.world_model_loss(sample)
+        self._step("world_model", total(losses))
+        return results(losses)
+
+    @staticmethod
+    def start_mask(sample: TensorDictBase, rows: TensorDictBase) -> None:
+        """Padded steps start no imagination: their rows are masked out in place."""
+        mask = sample.get(keys.MASK, None)
+        if mask is not None:
+            rows.set(keys.MASK, mask.reshape(1, -1).expand(rows.batch_size))
+
+
+def build_world_model(
+    factory: WorldModelFactory | None,
+    observation_spec: Composite,
+    action_spec: Composite,
+    defaults: Mapping[str, Any],
+) -> WorldModel:
+    """Calls a world model factory with an algorithm's defaults for whatever it takes.
+
+    What a ``functools.partial`` sets already is kept; without a factory an RSSM is made.
+    """
+    factory = make_rssm if factory is None else factory
+    chosen = factory.keywords if isinstance(factory, partial) else {}
+    known = inspect.signature(factory).parameters
+    offered = {k: v for k, v in defaults.items() if k in known and k not in chosen}
+    return factory(observation_spec, action_spec, **offered)
+
+
+def total(losses: TensorDictBase) -> Tensor:
+    """The sum of all entries whose name begins with ``loss_``."""
+    return sum(value for key, value in losses.items() if key.startswith("loss_"))
+
+
+def results(*losses: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+    """Detached metrics of several losses, and the latents that one of them carries."""
+    metrics, latents = TensorDict(), None
+    for part in losses:
+        latents = part.get("latents", latents)
+        metrics.update(part.exclude("latents").detach())
+    return metrics, None if latents is None else latents.detach()
+

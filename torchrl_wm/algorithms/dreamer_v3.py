@@ -1,0 +1,218 @@
+"""DreamerV3 (https://arxiv.org/abs/2301.04104), as in the authors' current code.
+
+Differs from the paper: the return scale starts at 0 and the policy has no uniform share, as in the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Composite
+from torchrl.trainers.algorithms import DreamerV3Optimizer
+
+from torchrl_wm.algorithms.dreamer import (
+    Dreamer,
+    WorldModelFactory,
+    build_world_model,
+    results,
+    total,
+)
+from torchrl_wm.modules.heads import TwoHotHead, actor_head
+from torchrl_wm.modules.normalizers import ReturnNormalizer
+from torchrl_wm.objectives import (
+    ActorLoss,
+    CriticLoss,
+    Imagination,
+    Reinforce,
+    ReplayCriticLoss,
+    SlowUpdate,
+    WorldModelLoss,
+    align_v3,
+    make_divergence,
+)
+from torchrl_wm.policies import FilteringActor
+
+SIZES = {
+    "size1m": (512, 64, 4, 4),
+    "size12m": (2048, 256, 16, 16),
+    "size25m": (3072, 384, 24, 24),
+    "size50m": (4096, 512, 32, 32),
+    "size100m": (6144, 768, 48, 48),
+    "size200m": (8192, 1024, 64, 64),
+    "size400m": (12288, 1536, 96, 96),
+}
+"""Presets: size of the belief, units of all layers, classes of a categorical, channels of images."""
+
+
+def sizes(preset: str) -> dict[str, int]:
+    """The options of :func:`~torchrl_wm.world_models.make_rssm` for a preset.
+
+    Raises:
+        ValueError: for an unknown preset; the message lists the valid ones.
+
+    Examples:
+        >>> sizes("size1m")["belief_size"]
+        512
+    """
+    if preset not in SIZES:
+        raise ValueError(f"Unknown size {preset!r}; expected one of {list(SIZES)}.")
+    belief, units, classes, depth = SIZES[preset]
+    return {
+        "belief_size": belief,
+        "hidden_size": units,
+        "units": units,
+        "classes": classes,
+        "depth": depth,
+    }
+
+
+class DreamerV3(Dreamer):
+    """One loss and one optimiser for world model, actor and critic.
+
+    Args:
+        observation_spec, action_spec (Composite): unbatched specs.
+
+    Keyword Args:
+        world_model (callable, optional): makes the world model from the specs; whatever it leaves
+            open is set as in DreamerV3. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        size (str, optional): preset of all sizes, ``"size1m"`` to ``"size400m"``.
+        imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        imagination_starts (int, optional): how many of the last steps of each sequence imagination
+            starts from; ``0`` for all. Defaults to ``0``.
+        discount (float, optional): discount of one step, learned as part of the continuation.
+        lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
+        free_bits (float, optional): free nats of both divergence terms. Defaults to ``1.0``.
+        kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        use_reconstruction, use_symlog (bool, optional): see ``make_rssm``. Default to ``True``.
+        use_ema_critic (bool, optional): regularise towards a slow critic. Defaults to ``True``.
+        critic_ema_decay (float, optional): share of the slow critic kept. Defaults to ``0.98``.
+        replay_critic_scale (float, optional): weight of the critic's loss on replayed states.
+        entropy (float, optional): weight of the policy's entropy. Defaults to ``3e-4``.
+        return_rate (float, optional): rate of the return normaliser. Defaults to ``0.01``.
+        lr (float, optional): learning rate after a linear warm-up. Defaults to ``4e-5``.
+        agc (float, optional): adaptive gradient clipping. Defaults to ``0.3``.
+        lr_warmup (int, optional): updates of the warm-up. Defaults to ``1000``.
+        layers (int, optional): hidden layers of actor and critic. Defaults to ``3``.
+        bins (int, optional): bins of rewards and values. Defaults to ``255``.
+        precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products.
+        compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
+        device (torch.device, optional): where the parameters live.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> agent = DreamerV3(Composite(observation=Unbounded(4)), Composite(action=OneHot(2)))
+        >>> sample = agent.world_model.initial([2, 9]).update(
+        ...     {"observation": torch.randn(2, 9, 4), "reward": torch.randn(2, 9, 1)}
+        ... )
+        >>> flags = {k: torch.zeros(2, 9, 1).bool() for k in ("is_init", "is_last", "terminated")}
+        >>> sample = sample.update(flags).set("previous_action", torch.zeros(2, 9, 2))
+        >>> metrics, latents = agent.update(sample)
+        >>> latents["belief"].shape
+        torch.Size([2, 8, 512])
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: Composite,
+        *,
+        world_model: WorldModelFactory | None = None,
+        size: str = "size1m",
+        imagination_horizon: int = 15,
+        imagination_starts: int = 0,
+        discount: float = 1 - 1 / 333,
+        lambda_: float = 0.95,
+        free_bits: float = 1.0,
+        kl: Mapping[str, Any] = {"strategy": "separate"},  # noqa: B006 (read only)
+        use_reconstruction: bool = True,
+        use_symlog: bool = True,
+        use_ema_critic: bool = True,
+        critic_ema_decay: float = 0.98,
+        replay_critic_scale: float = 0.3,
+        entropy: float = 3e-4,
+        return_rate: float = 0.01,
+        lr: float = 4e-5,
+        agc: float = 0.3,
+        lr_warmup: int = 1000,
+        layers: int = 3,
+        bins: int = 255,
+        precision: str = "float32",
+        compile: bool = False,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog, "bins": bins}
+        chosen = {"style": "v3", **sizes(size), **flags}
+        model = build_world_model(world_model, observation_spec, action_spec, chosen)
+        network = {"layers": layers, "units": chosen["units"]}
+        features = model.feature_size
+        self.world_model = model
+        self.actor = actor_head(action_spec, features, out_scale=0.01, **network)
+        self.critic = TwoHotHead(features, bins=bins, **network)
+        self.to(device)
+        self.world_model_loss = WorldModelLoss(
+            model, make_divergence(free_bits=free_bits, **kl), continuation_discount=discount
+        )
+        self.imagination = Imagination(
+            model, self.actor, self.critic, imagination_horizon, discount=discount
+        )
+        self.normalizer = ReturnNormalizer(rate=return_rate).to(device)
+        self.actor_loss = ActorLoss(
+            self.actor, Reinforce(), entropy_scale=entropy, normalizer=self.normalizer
+        )
+        self.critic_loss = CriticLoss(
+            self.critic,
+            use_ema_critic=use_ema_critic,
+            slow_regularization=1.0 if use_ema_critic else 0.0,
+        )
+        self.replay_critic_loss = ReplayCriticLoss(
+            self.critic_loss, discount=discount, lambda_=lambda_, scale=replay_critic_scale
+        )
+        self.slow_update = None
+        if use_ema_critic:
+            self.slow_update = SlowUpdate(self.critic_loss, tau=1 - critic_ema_decay)
+        self.starts, self.lambda_ = imagination_starts, lambda_
+        self.policy = FilteringActor(model, self.actor)
+        self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
+        parts = (model, self.actor, self.critic)
+        parameters = [p for part in parts for p in part.parameters()]
+        optimizer = DreamerV3Optimizer(parameters, lr=lr, agc=agc, warmup_steps=lr_warmup)
+        self.optimizers = {"all": optimizer}
+
+    def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
+        """One update of everything on step records ``[B, T + 1]``."""
+        losses = self._losses(sample)
+        loss = sum(total(part) for part in losses)
+        self._descend(loss)
+        if self.slow_update is not None:
+            self.slow_update.step()
+        return results(*losses)
+
+    def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
+        """One update of the world model alone."""
+        losses = self.world_model_loss(sample)
+        self._descend(total(losses))
+        return results(losses)
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        optimizer = self.optimizers["all"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def _losses(self, sample: TensorDictBase) -> list[TensorDict]:
+        model_losses = self.world_model_loss(sample)
+        latents, records = model_losses["latents"], sample[:, 1:]
+        if self.starts:
+            latents, records = latents[:, -self.starts :], records[:, -self.starts :]
+        trajectory = self.imagination(latents)
+        rows, _ = align_v3(trajectory, self.lambda_)
+        self.start_mask(records, rows)
+        replayed = records.select(*self.replay_critic_loss.in_keys, strict=False)
+        replayed.set("features", self.world_model.features(latents))
+        replayed.set("bootstrap", rows["lambda_target"][0].view(*latents.batch_size, 1))
+        behaviour = [self.actor_loss(rows), self.critic_loss(rows)]
+        return [model_losses, *behaviour, self.replay_critic_loss(replayed)]

@@ -1,0 +1,66 @@
+"""How an imagined return trains an actor: through the dynamics, by REINFORCE, or by both."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+
+class ThroughDynamics(nn.Module):
+    """The return itself, differentiated through the world model (Dreamer v1, arXiv:1912.01603)."""
+
+    through_dynamics = True
+
+    def forward(
+        self, policy: Distribution, action: Tensor, target: Tensor, advantage: Tensor
+    ) -> Tensor:
+        """The objective ``[...]`` to maximise, from ``target [..., 1]``.
+
+        Raises:
+            ValueError: where the return has no graph, so that the actor would not be trained.
+        """
+        if not target.requires_grad:
+            raise ValueError(
+                "The actor is trained through the dynamics, but the imagined return has no gradient: "
+                "imagine with through_dynamics=True, or use Reinforce()."
+            )
+        return target.squeeze(-1)
+
+
+class Reinforce(nn.Module):
+    """Log-probability of the imagined action times its advantage (Williams, 1992)."""
+
+    through_dynamics = False
+
+    def forward(
+        self, policy: Distribution, action: Tensor, target: Tensor, advantage: Tensor
+    ) -> Tensor:
+        """The objective ``[...]`` to maximise, from ``action [..., A]`` and ``advantage [..., 1]``."""
+        return policy.log_prob(action.detach()) * advantage.detach().squeeze(-1)
+
+
+class Mixed(nn.Module):
+    """A share through the dynamics, the rest by REINFORCE (Dreamer v2, arXiv:2010.02193).
+
+    Args:
+        share (float): weight of the gradient through the dynamics, between 0 and 1.
+    """
+
+    through_dynamics = True
+
+    def __init__(self, share: float):
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise ValueError(f"share={share} must lie between 0 and 1.")
+        self.share = share
+        self.dynamics, self.reinforce = ThroughDynamics(), Reinforce()
+
+    def forward(
+        self, policy: Distribution, action: Tensor, target: Tensor, advantage: Tensor
+    ) -> Tensor:
+        """The objective ``[...]`` to maximise."""
+        inputs = (policy, action, target, advantage)
+        return self.share * self.dynamics(*inputs) + (1 - self.share) * self.reinforce(*inputs)
+
+
+ActorGradient = ThroughDynamics | Reinforce | Mixed

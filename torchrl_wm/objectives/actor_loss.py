@@ -1,0 +1,91 @@
+"""The loss of an actor on imagined states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictParams, dispatch
+from tensordict.utils import NestedKey
+from torch import nn
+from torchrl.objectives.common import LossModule
+
+from torchrl_wm import keys
+from torchrl_wm.objectives.actor_gradients import ActorGradient
+from torchrl_wm.objectives.masking import masked_mean
+
+
+class ActorLoss(LossModule):
+    """Raises imagined returns and the entropy of the policy.
+
+    Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,
+    ``lambda_target``, ``baseline`` and ``weight``. Writes ``loss_actor`` and the metrics ``entropy`` and
+    ``advantage``, scalars.
+
+    Args:
+        actor (nn.Module): features to a distribution over encoded actions.
+        gradient (ActorGradient): see :mod:`torchrl_wm.objectives.actor_gradients`.
+
+    Keyword Args:
+        entropy_scale (float, optional): weight of the entropy. Defaults to ``0.0``.
+        normalizer (nn.Module, optional): a return normaliser; it sees the returns first, then its scale
+            divides returns and advantages. Defaults to ``None``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        features: NestedKey = "features"
+        action: NestedKey = keys.ACTION
+        lambda_target: NestedKey = "lambda_target"
+        baseline: NestedKey = "baseline"
+        weight: NestedKey = "weight"
+        mask: NestedKey = keys.MASK
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_actor", "entropy", "advantage"]
+    actor: nn.Module
+    actor_params: TensorDictParams
+    target_actor_params: TensorDictParams
+
+    def __init__(
+        self,
+        actor: nn.Module,
+        gradient: ActorGradient,
+        *,
+        entropy_scale: float = 0.0,
+        normalizer: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.convert_to_functional(actor, "actor", create_target_params=False)
+        self.gradient, self.entropy_scale, self.normalizer = gradient, entropy_scale, normalizer
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries of the imagined rows that are read."""
+        keys_ = self.tensor_keys
+        return [keys_.features, keys_.action, keys_.lambda_target, keys_.baseline, keys_.weight]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """The loss of imagined rows ``[...]``."""
+        features, action, target, baseline, weight = (tensordict.get(key) for key in self.in_keys)
+        mask = tensordict.get(self.tensor_keys.mask, None)
+        if self.normalizer is not None:
+            returns = target.detach()
+            self.normalizer.update(returns if mask is None else returns[mask])
+            scale = self.normalizer.scale()
+            target, baseline = target / scale, baseline / scale
+        advantage = target - baseline
+        with self.actor_params.to_module(self.actor):
+            policy = self.actor(features.detach())
+        objective = self.gradient(policy, action, target, advantage)
+        entropy = policy.entropy()
+        loss = -weight.squeeze(-1).detach() * (objective + self.entropy_scale * entropy)
+        out = TensorDict(loss_actor=masked_mean(loss, mask))
+        with torch.no_grad():
+            out.set("entropy", masked_mean(entropy, mask))
+            out.set("advantage", masked_mean(advantage.abs().squeeze(-1), mask))
+        self._clear_weakrefs(tensordict, out)
+        return out

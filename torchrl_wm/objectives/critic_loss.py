@@ -1,0 +1,158 @@
+"""The losses of a critic: on imagined states, and on the states of the replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictParams, dispatch
+from tensordict.utils import NestedKey
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torchrl.objectives.common import LossModule
+
+from torchrl_wm import keys
+from torchrl_wm.functional.returns import lambda_return
+from torchrl_wm.objectives.masking import masked_mean
+
+
+class CriticLoss(LossModule):
+    """Fits the distribution of a critic to lambda returns.
+
+    Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,
+    ``lambda_target`` and ``weight``. Writes ``loss_critic`` and the metric ``value``, scalars.
+
+    Args:
+        critic (nn.Module): features to a distribution over returns ``[..., 1]``.
+
+    Keyword Args:
+        use_ema_critic (bool, optional): keep a slow copy as target parameters, for
+            :class:`torchrl.objectives.SoftUpdate` or ``HardUpdate``. Defaults to ``True``.
+        slow_regularization (float, optional): weight of the distance to the slow critic's mean
+            (DreamerV3). Defaults to ``0.0``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        features: NestedKey = "features"
+        lambda_target: NestedKey = "lambda_target"
+        weight: NestedKey = "weight"
+        mask: NestedKey = keys.MASK
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_critic", "value"]
+    critic: nn.Module
+    critic_params: TensorDictParams
+    target_critic_params: TensorDictParams
+
+    def __init__(
+        self, critic: nn.Module, *, use_ema_critic: bool = True, slow_regularization: float = 0.0
+    ):
+        super().__init__()
+        if slow_regularization and not use_ema_critic:
+            raise ValueError("slow_regularization needs a slow critic: set use_ema_critic=True.")
+        self.convert_to_functional(critic, "critic", create_target_params=use_ema_critic)
+        self.slow_regularization = slow_regularization
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries of the imagined rows that are read."""
+        return [self.tensor_keys.features, self.tensor_keys.lambda_target, self.tensor_keys.weight]
+
+    def slow(self, features: Tensor) -> Distribution:
+        """The slow critic's distribution; where there is no slow critic, the critic's."""
+        with self.target_critic_params.to_module(self.critic):
+            return self.critic(features)
+
+    def terms(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``."""
+        with self.critic_params.to_module(self.critic):
+            prediction = self.critic(features)
+            value = -prediction.log_prob(target.detach())
+            if self.slow_regularization:
+                with torch.no_grad():
+                    slow = self.slow(features.detach()).mean
+                value = value - self.slow_regularization * prediction.log_prob(slow)
+        return value, prediction.mean
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """The loss of imagined rows ``[...]``, whose features are detached."""
+        features, target, weight = (tensordict.get(key) for key in self.in_keys)
+        mask = tensordict.get(self.tensor_keys.mask, None)
+        value, mean = self.terms(features.detach(), target)
+        out = TensorDict(loss_critic=masked_mean(value * weight.squeeze(-1).detach(), mask))
+        with torch.no_grad():
+            out.set("value", masked_mean(mean.squeeze(-1), mask))
+        self._clear_weakrefs(tensordict, out)
+        return out
+
+
+class ReplayCriticLoss(LossModule):
+    """DreamerV3's critic loss on the states of the replay, whose gradient reaches the world model.
+
+    Reads step records ``[B, T]`` with ``features`` (with their graph), ``reward``, ``is_last``,
+    ``terminated`` and ``bootstrap`` (the return imagined from each state). Writes
+    ``loss_replay_critic``. Truncations bootstrap fully, terminations not at all; the last step of each
+    sequence and of each episode trains nothing.
+
+    Args:
+        critic_loss (CriticLoss): whose critic is trained; it keeps the parameters.
+
+    Keyword Args:
+        discount (float): discount of one step.
+        lambda_ (float, optional): mixture of the returns. Defaults to ``0.95``.
+        scale (float, optional): weight of the loss. Defaults to ``0.3``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        features: NestedKey = "features"
+        reward: NestedKey = keys.REWARD
+        is_last: NestedKey = keys.IS_LAST
+        terminated: NestedKey = keys.TERMINATED
+        bootstrap: NestedKey = "bootstrap"
+        mask: NestedKey = keys.MASK
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_replay_critic"]
+
+    def __init__(
+        self,
+        critic_loss: CriticLoss,
+        *,
+        discount: float,
+        lambda_: float = 0.95,
+        scale: float = 0.3,
+    ):
+        super().__init__()
+        self.__dict__["critic_loss"] = critic_loss  # not registered: the parameters are not ours
+        self.discount, self.lambda_, self.scale = discount, lambda_, scale
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries of the step records that are read."""
+        k = self.tensor_keys
+        return [k.features, k.reward, k.is_last, k.terminated, k.bootstrap]
+
+    def terms(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Weighted loss of each step ``[B, T - 1]`` before scaling, and the returns ``[B, T - 1, 1]``."""
+        features, reward, last, terminated, bootstrap = (tensordict.get(k) for k in self.in_keys)
+        live, trace = (~terminated).float() * self.discount, (~last).float() * self.lambda_
+        arrived = (reward[:, 1:], bootstrap[:, 1:], live[:, 1:], trace[:, 1:])
+        target = lambda_return(*arrived, time_dim=1)
+        value, _ = self.critic_loss.terms(features[:, :-1], target)
+        return value * (~last[:, :-1, 0]).float(), target
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """The loss of step records ``[B, T]``."""
+        mask = tensordict.get(self.tensor_keys.mask, None)
+        value, _ = self.terms(tensordict)
+        mean = masked_mean(value, None if mask is None else mask[:, 1:])
+        out = TensorDict(loss_replay_critic=self.scale * mean)
+        self._clear_weakrefs(tensordict, out)
+        return out

@@ -1,0 +1,91 @@
+"""Imagined trajectories with the rewards, continuations and values of their states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torchrl.objectives.utils import hold_out_net
+
+from torchrl_wm import keys
+from torchrl_wm.world_models import WorldModel
+
+
+class Imagination(nn.Module):
+    """Rolls an actor through a world model and asks the heads about every imagined state.
+
+    Args:
+        world_model (WorldModel): the model; without a continuation head the discount is constant.
+        actor (nn.Module): features to a distribution over encoded actions.
+        critic (callable): features to a distribution over returns; the slow one where targets ask for it.
+        horizon (int): number of imagined steps ``H``.
+
+    Keyword Args:
+        discount (float): continuation where the model does not predict one.
+        through_dynamics (bool, optional): keep the graph from values to actions (actors trained through
+            the dynamics). Without it nothing here is differentiated. Defaults to ``False``.
+
+    The world model is not trained by what comes out of here: its parameters only pass gradients on.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        actor: nn.Module,
+        critic: Callable[[Tensor], Distribution],
+        horizon: int,
+        *,
+        discount: float,
+        through_dynamics: bool = False,
+    ):
+        super().__init__()
+        if horizon < 1:
+            raise ValueError(f"imagination_horizon={horizon} must be at least 1.")
+        self.world_model, self.actor, self.critic = world_model, actor, critic
+        self.horizon, self.discount = horizon, discount
+        self.through_dynamics = through_dynamics
+
+    def forward(
+        self,
+        latents: TensorDictBase,
+        *,
+        start_continuation: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> TensorDict:
+        """Imagines from latents ``[...]`` (``N`` in all), which are detached.
+
+        Keyword Args:
+            start_continuation (Tensor, optional): what is known of the start states, ``[..., 1]``, in
+                place of the prediction (Dreamer v2).
+            noise (Tensor, optional): noise of the model's draws, ``[N, H, noise size]``.
+
+        Returns:
+            TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded; zeros in the
+            last row), ``reward``, ``continuation`` and ``state_value``, ``[..., 1]`` each.
+        """
+        with torch.set_grad_enabled(self.through_dynamics), hold_out_net(self.world_model):
+            start = latents.select(*self.world_model.latent_keys).detach()
+            trajectory = self.world_model.imagine(start, self.act, self.horizon, noise=noise)
+            trajectory = self._judge(trajectory.select("features", keys.ACTION).transpose(0, 1))
+        if start_continuation is not None:
+            known = start_continuation.reshape(1, -1, 1)
+            continuation = torch.cat([known, trajectory[keys.CONTINUATION][1:]])
+            trajectory.set(keys.CONTINUATION, continuation)
+        return trajectory
+
+    def act(self, features: Tensor) -> Tensor:
+        """An action ``[..., A]`` for features whose graph is cut, as in every Dreamer."""
+        return self.actor(features.detach()).rsample()
+
+    def _judge(self, trajectory: TensorDict) -> TensorDict:
+        features, model = trajectory["features"], self.world_model
+        trajectory.set(keys.REWARD, model.reward_head(features).mean)
+        trajectory.set(keys.STATE_VALUE, self.critic(features).mean)
+        if model.continuation_head is None:
+            continuation = torch.full_like(trajectory[keys.REWARD], self.discount)
+        else:
+            continuation = model.continuation_head(features).mean
+        return trajectory.set(keys.CONTINUATION, continuation)

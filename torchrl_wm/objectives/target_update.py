@@ -1,0 +1,38 @@
+"""Moving the slow copy of a critic."""
+
+from __future__ import annotations
+
+from torchrl.objectives import SoftUpdate
+from torchrl.objectives.common import LossModule
+
+
+class SlowUpdate(SoftUpdate):
+    """TorchRL's ``SoftUpdate`` in every so many updates, the first one included.
+
+    DreamerV3 moves its slow critic by 0.02 after every update; Dreamer v2 copies the whole critic
+    (``tau=1``) every 100 updates, for the first time after the first one.
+
+    Args:
+        loss_module (LossModule): the loss that holds the target parameters.
+
+    Keyword Args:
+        tau (float): share of the critic taken over by a move.
+        every (int, optional): updates from one move to the next. Defaults to ``1``.
+
+    Raises:
+        ValueError: where ``tau`` is not above 0 and at most 1, or ``every`` is below 1.
+    """
+
+    def __init__(self, loss_module: LossModule, *, tau: float, every: int = 1):
+        if not 0 < tau <= 1:
+            raise ValueError(f"tau={tau} must be above 0 and at most 1.")
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1.")
+        super().__init__(loss_module, tau=tau)
+        self.every, self.updates = every, 0
+
+    def step(self) -> None:
+        """Counts one update of the critic and moves the slow one where it is its turn."""
+        if self.updates % self.every == 0:
+            super().step()
+        self.updates += 1

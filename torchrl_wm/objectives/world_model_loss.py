@@ -1,0 +1,140 @@
+"""The loss of a world model: what the observations, rewards and ends were, and how far prior and posterior are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictParams, dispatch
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.objectives.common import LossModule
+
+from torchrl_wm import keys
+from torchrl_wm.objectives.divergence_rules import DivergenceRule
+from torchrl_wm.objectives.masking import masked_mean
+from torchrl_wm.world_models import WorldModel
+
+
+class WorldModelLoss(LossModule):
+    """Trains a world model on sequences of step records.
+
+    Reads ``[B, T + 1]`` step records; row 0 trains nothing, its latents are the carry of row 1. Writes
+    one ``loss_*`` scalar for each decoded observation, for reward, continuation and each term of the
+    divergence rule, and the posterior ``latents`` ``[B, T]`` of rows 1 to T with their graph, for the
+    losses of actor and critic and for the replay. Steps whose mask entry is False count in no loss.
+
+    Args:
+        world_model (WorldModel): the model; its reward head, continuation head and decoder are
+            trained where it has them.
+        divergence (DivergenceRule): see :mod:`torchrl_wm.objectives.divergence_rules`.
+
+    Keyword Args:
+        reconstruction_scale, reward_scale, continuation_scale (float, optional): weights of the
+            terms. Default to ``1.0``.
+        continuation_discount (float, optional): the target of the continuation is this number where
+            the episode goes on and 0 where it terminated. Defaults to ``1.0``.
+        squash_reward (bool, optional): learn the tanh of the reward (Dreamer v2 on Atari).
+            Defaults to ``False``.
+
+    An entry ``noise`` ``[B, T + 1, noise size]`` (row 0 unused), where present, gives the draws.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        reward: NestedKey = keys.REWARD
+        terminated: NestedKey = keys.TERMINATED
+        mask: NestedKey = keys.MASK
+        latents: NestedKey = "latents"
+        noise: NestedKey = "noise"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+    world_model: WorldModel
+    world_model_params: TensorDictParams
+    target_world_model_params: TensorDictParams
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        divergence: DivergenceRule,
+        *,
+        reconstruction_scale: float = 1.0,
+        reward_scale: float = 1.0,
+        continuation_scale: float = 1.0,
+        continuation_discount: float = 1.0,
+        squash_reward: bool = False,
+    ):
+        super().__init__()
+        self.convert_to_functional(world_model, "world_model", create_target_params=False)
+        self.divergence = divergence
+        self.reconstruction_scale, self.reward_scale = reconstruction_scale, reward_scale
+        self.continuation_scale = continuation_scale
+        self.continuation_discount = continuation_discount
+        self.squash_reward = squash_reward
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries of the step records that are read."""
+        model = self.world_model
+        entries = [*model.in_keys]
+        if model.reward_head is not None:
+            entries.append(self.tensor_keys.reward)
+        if model.continuation_head is not None:
+            entries.append(self.tensor_keys.terminated)
+        return [unravel_key(key) for key in entries]
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """The losses, and the latents."""
+        model, names = self.world_model, list(self.divergence.names)
+        if model.decoder is not None:
+            names += [_name(key) for key in model.decoder.out_keys]
+        names += ["reward"] * (model.reward_head is not None)
+        names += ["continuation"] * (model.continuation_head is not None)
+        return [*(f"loss_{name}" for name in names), self.tensor_keys.latents]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """The losses of step records ``[B, T + 1]``."""
+        if tensordict.ndim < 2 or tensordict.shape[-1] < 2:
+            raise ValueError(
+                f"The world model loss reads step records [B, T + 1] with T at least 1, not a batch of "
+                f"shape {list(tensordict.shape)}."
+            )
+        records, carry = tensordict[..., 1:], tensordict[..., 0]
+        noise = records.get(self.tensor_keys.noise, None)
+        mask = records.get(self.tensor_keys.mask, None)
+        mean = lambda value: masked_mean(value, mask)
+        with self.world_model_params.to_module(self.world_model):
+            observed = self.world_model.observe(records, carry, noise=noise)
+            losses = self._likelihoods(self.world_model.features(observed), records, mean)
+        posterior, prior = self.world_model.statistics(observed)
+        losses |= self.divergence(self.world_model.kl, posterior, prior, mean)
+        out = TensorDict({f"loss_{name}": value for name, value in losses.items()})
+        with torch.no_grad():
+            out.set("kl", mean(self.world_model.kl(posterior, prior)))
+        latents = observed.select(*self.world_model.latent_keys)
+        self._clear_weakrefs(tensordict, out)
+        return out.set(self.tensor_keys.latents, latents)
+
+    def _likelihoods(self, features: Tensor, records: TensorDictBase, mean) -> dict[str, Tensor]:
+        model, losses = self.world_model, {}
+        if model.decoder is not None:
+            for key, prediction in model.decoder(features).items():
+                value = -prediction.log_prob(records.get(key))
+                losses[_name(key)] = self.reconstruction_scale * mean(value)
+        if model.reward_head is not None:
+            reward = records.get(self.tensor_keys.reward)
+            reward = reward.tanh() if self.squash_reward else reward
+            losses["reward"] = -self.reward_scale * mean(model.reward_head(features).log_prob(reward))
+        if model.continuation_head is not None:
+            goes_on = (~records.get(self.tensor_keys.terminated)).float()
+            value = model.continuation_head(features).log_prob(goes_on * self.continuation_discount)
+            losses["continuation"] = -self.continuation_scale * mean(value)
+        return losses
+
+
+def _name(key: NestedKey) -> str:
+    return key if isinstance(key, str) else "_".join(key)

@@ -1,0 +1,58 @@
+"""Noise added to actions while collecting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class GaussianNoise(nn.Module):
+    """Normal noise on continuous actions, clipped to [-1, 1] (PlaNet and Dreamer v1).
+
+    Args:
+        std (float): standard deviation of the noise.
+
+    Examples:
+        >>> GaussianNoise(0.0)(torch.tensor([0.5, 2.0]))
+        tensor([0.5000, 1.0000])
+    """
+
+    def __init__(self, std: float):
+        super().__init__()
+        if std < 0:
+            raise ValueError(f"std={std} must not be negative.")
+        self.std = std
+
+    def forward(self, action: Tensor) -> Tensor:
+        """The noisy action, shaped as the action."""
+        return (action + self.std * torch.randn_like(action)).clamp(-1, 1)
+
+
+class RandomChoice(nn.Module):
+    """Now and then a uniformly drawn class instead of the policy's, for one-hot actions.
+
+    Args:
+        probability (float): share of actions that are replaced.
+        classes (list of int): sizes of the one-hot groups of the flat action.
+
+    Examples:
+        >>> RandomChoice(0.0, [2])(torch.tensor([[0.0, 1.0]]))
+        tensor([[0., 1.]])
+    """
+
+    def __init__(self, probability: float, classes: list[int]):
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability={probability} must lie between 0 and 1.")
+        self.probability, self.classes = probability, classes
+
+    def forward(self, action: Tensor) -> Tensor:
+        """The action with some groups replaced, shaped as the action."""
+        groups = [self._explore(group) for group in action.split(self.classes, -1)]
+        return torch.cat(groups, -1)
+
+    def _explore(self, group: Tensor) -> Tensor:
+        index = torch.randint(group.shape[-1], group.shape[:-1], device=group.device)
+        random = nn.functional.one_hot(index, group.shape[-1]).to(group.dtype)
+        replace = torch.rand(*group.shape[:-1], 1, device=group.device) < self.probability
+        return torch.where(replace, random, group)
