@@ -76,6 +76,7 @@ class MetricLog:
 
     def __init__(self, run_dir: str | Path, *, tensorboard: bool = True):
         self.run_dir, self.tensorboard = Path(run_dir), tensorboard
+        self.run_dir.mkdir(parents=True, exist_ok=True)
         self.metrics = CsvFile(self.run_dir / "metrics.csv")
         self.evaluations = CsvFile(self.run_dir / "evaluation.csv")
         self._writer, self._purge_step = None, None

@@ -12,6 +12,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
+from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat
 from torchrl_wm.training.checkpoint import Checkpoint, CheckpointError, write_checkpoint
 from torchrl_wm.training.episodes import EpisodeStatistics
@@ -45,8 +46,7 @@ class Trainer:
         algorithm (nn.Module): ``policy``, ``update(sample)``, ``pretrain(sample)`` and
             ``optimizers``; both methods return metrics (a TensorDict of detached scalars) and the
             fresh latents ``[B, T]`` of the sample or None.
-        replay: ``extend(batch)``, ``sample()``, ``write_back(sample, latents)``, ``save(folder)``
-            and ``load(folder)``.
+        replay (StepReplay): what is collected goes in, what updates train on comes out.
         ratio (UpdateRatio): when updates are due.
 
     Keyword Args:
@@ -66,6 +66,9 @@ class Trainer:
         device (torch.device, optional): where the algorithm lives. Defaults to the CPU.
         progress (bool, optional): show a progress bar. Defaults to True.
 
+    Raises:
+        ValueError: if the warm-up is too short to fill one training batch.
+
     Examples:
         A run is ``Trainer(env, algorithm, replay, ratio, total_steps=..., run_dir=...).run()``;
         ``recipes/train.py`` is a complete one.
@@ -75,7 +78,7 @@ class Trainer:
         self,
         env: EnvBase,
         algorithm: nn.Module,
-        replay: Any,
+        replay: StepReplay,
         ratio: UpdateRatio,
         *,
         total_steps: int,
@@ -92,6 +95,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         progress: bool = True,
     ):
+        _check_warm_up(warmup_steps, replay, action_repeat(env))
         self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
         self.total_steps, self.checkpoints = total_steps, Path(run_dir) / "checkpoints"
         self.log, self.evaluator = log, evaluator
@@ -106,17 +110,18 @@ class Trainer:
         self.env = with_latents(env, algorithm.policy)
         self.episodes = EpisodeStatistics(self.env.batch_size[0])
         self.env.set_seed(seed)  # before the collector, which resets in its constructor
-        self.collector = self._make_collector(steps_per_batch)
+        self.steps_per_batch = steps_per_batch
+        self.collector = self._make_collector()
         self.batches = iter(self.collector)
 
-    def _make_collector(self, steps_per_batch: int) -> Collector:
+    def _make_collector(self) -> Collector:
         devices = {}
         if self.device.type != "cpu":
             devices = {"policy_device": self.device, "env_device": "cpu", "storing_device": "cpu"}
         return Collector(
             self.env,
             self.algorithm.policy,
-            frames_per_batch=steps_per_batch * self.env.batch_size[0],
+            frames_per_batch=self.steps_per_batch * self.env.batch_size[0],
             total_frames=-1,
             track_traj_ids=False,
             auto_register_policy_transforms=False,
@@ -183,6 +188,9 @@ class Trainer:
     def _collect(self) -> None:
         warm_up = self.steps < self.warmup_steps
         self.algorithm.policy.random_actions = warm_up
+        room = self.replay.room()
+        if room is not None and room < 2 * self.steps_per_batch:
+            self.save()  # else rows that the last checkpoint refers to would be overwritten
         batch: TensorDictBase = next(self.batches)
         self.replay.extend(batch)
         self.episodes.add(batch)
@@ -297,6 +305,16 @@ class Trainer:
             self.evaluator.env.close()
         if self.log is not None:
             self.log.close()
+
+
+def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:
+    """Updates can only begin when there is a sequence to sample."""
+    least = replay.num_envs * (replay.slice_length + replay.batch_size) * repeat
+    if warmup_steps < least:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} is too short to fill one batch of {replay.batch_size} "
+            f"sequences of {replay.slice_length} + 1 records: give at least {least}."
+        )
 
 
 def with_latents(env: EnvBase, policy: nn.Module) -> EnvBase:

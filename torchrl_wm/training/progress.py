@@ -44,13 +44,16 @@ class ProgressBar:
         now = time.perf_counter()
         if self.bar is None or now < self._next:
             return
+        if not self._next and len(self.trainer.replay):
+            size = sum(self.trainer.replay.sizes().values())
+            self.bar.write(f"replay: {size:,} bytes per record")
         self._next = now + self._pause
         self.bar.set_postfix(updates=self.trainer.updates, episodes=self.trainer.episodes.count)
         self.bar.update(self.trainer.steps - self.bar.n)
 
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
-            self._next = 0.0
+            self._next = 1.0
             self.show()
             self.bar.close()
 
