@@ -1,0 +1,296 @@
+"""The replay of a training loop: step records in rings on TorchRL's own replay buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer, TensorSpec
+
+from torchrl_wm import keys
+from torchrl_wm.data.checkpoint import ReplayCheckpoint
+from torchrl_wm.data.compression import Codec, LatentCompression
+from torchrl_wm.data.records import ENVIRONMENT, required, step_records
+from torchrl_wm.data.rings import RingWriter
+from torchrl_wm.data.samplers import SequenceSampler
+from torchrl_wm.modules.actions import ActionEncoding
+
+
+class StepReplay:
+    """Stores what collectors deliver as step records and samples sequences of them.
+
+    A sample is ``[B, T + 1]`` contiguous records of one environment each: row 0 trains nothing, its
+    latents are the carry of row 1 (unless row 1 ``is_init``). Beside the records it has ``index`` and
+    ``index_generation``, with which :meth:`write_back` refreshes the stored latents.
+
+    Inside is :attr:`buffer`, a stock ``TensorDictReplayBuffer``; the example builds the same from parts.
+
+    Args:
+        capacity (int): records that can be sampled, of all environments together; the final observation
+            of an episode is a record of its own. Rounded up to a multiple of ``num_envs``.
+        num_envs (int): environments in a batch of the collector.
+        batch_size (int): ``B``, sequences in a sample.
+        slice_length (int): ``T``, records to train on in each.
+
+    Keyword Args:
+        action_spec (TensorSpec): spec of one unbatched action, for the names of the action entries.
+        observation_keys (sequence of NestedKey): observations to store.
+        latents (mapping of NestedKey to torch.dtype or int, optional): latent entries and how they are
+            stored, see :class:`~torchrl_wm.data.LatentCompression`. Defaults to none.
+        extra_keys (sequence of NestedKey, optional): further root entries that the policy writes,
+            stored as they are. Defaults to none.
+        scratch_dir (str or Path, optional): folder of the memory-mapped rows; it must be empty, unless
+            :meth:`load` is called before the first :meth:`extend`. Defaults to rows in RAM.
+        slack (int, optional): records that can be collected between two checkpoints, of all
+            environments together; with memory-mapped rows, which a checkpoint does not copy, the rings
+            are that much longer. :meth:`extend` refuses to write more, see :meth:`room`. Defaults to 0.
+        seed (int, optional): of the sampler's own generator. Defaults to the global generator.
+
+    Examples:
+        >>> from torchrl.data import OneHot
+        >>> replay = StepReplay(
+        ...     100, num_envs=2, batch_size=4, slice_length=8, action_spec=OneHot(3),
+        ...     observation_keys=["observation"], latents={"belief": torch.float16})
+        >>> len(replay), replay.ready
+        (0, False)
+
+        The same from parts, where a pipeline of your own needs another storage, sampler or transform:
+
+        >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+        >>> writer = RingWriter(num_envs=2)
+        >>> buffer = TensorDictReplayBuffer(
+        ...     storage=LazyTensorStorage(100), writer=writer, sampler=SequenceSampler(writer, 9),
+        ...     transform=LatentCompression({"belief": torch.float16}), batch_size=4 * 9)
+        >>> records = TensorDict(
+        ...     belief=torch.zeros(60, 5), environment=torch.arange(60) % 2, batch_size=[60])
+        >>> index = buffer.extend(records)  # records of torchrl_wm.data.step_records(batch, ...)
+        >>> buffer.sample().reshape(4, 9)["belief"].shape
+        torch.Size([4, 9, 5])
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        batch_size: int,
+        slice_length: int,
+        *,
+        action_spec: TensorSpec,
+        observation_keys: Sequence[NestedKey],
+        latents: Mapping[NestedKey, Codec] | None = None,
+        extra_keys: Sequence[NestedKey] = (),
+        scratch_dir: str | Path | None = None,
+        slack: int = 0,
+        seed: int | None = None,
+    ):
+        self.num_envs, self.batch_size, self.slice_length = num_envs, batch_size, slice_length
+        window, spare = -(-capacity // num_envs), -(-slack // num_envs)
+        if window < slice_length + 1:
+            raise ValueError(
+                f"A capacity of {capacity} leaves {window} records to each of {num_envs} environments, "
+                f"fewer than the {slice_length + 1} of one sequence."
+            )
+        self.observation_keys = [unravel_key(key) for key in observation_keys]
+        self.action_keys = [unravel_key(key) for key in ActionEncoding(action_spec).in_keys]
+        self.compression = LatentCompression(latents or {})
+        self.latent_keys = list(self.compression.codecs)
+        self.policy_keys = self.latent_keys + [unravel_key(key) for key in extra_keys]
+        self.scratch_dir = None if scratch_dir is None else Path(scratch_dir)
+        spare = 0 if scratch_dir is None else spare
+        self.writer = RingWriter(num_envs, slack=spare)
+        self.sampler = SequenceSampler(self.writer, slice_length + 1)
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
+        rows = (window + spare) * num_envs
+        self.buffer = TensorDictReplayBuffer(
+            storage=self._make_storage(rows),
+            writer=self.writer,
+            sampler=self.sampler,
+            transform=self.compression,
+            batch_size=batch_size * (slice_length + 1),
+            generator=self.generator,
+        )
+        self._checkpoint = ReplayCheckpoint(self)
+
+    def _make_storage(self, rows: int) -> LazyTensorStorage:
+        if self.scratch_dir is None:
+            return LazyTensorStorage(rows)
+        return LazyMemmapStorage(rows, scratch_dir=self.scratch_dir / "rows", auto_cleanup=False)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def extend(self, batch: TensorDictBase) -> None:
+        """Stores a batch ``[E, T]`` of a collector, all of it or nothing.
+
+        Raises:
+            KeyError: for a missing entry.
+            ValueError: for another number of environments, an observation or reward that is not finite
+                (names the entry, the environment and the step), or an episode that goes on after its end.
+            RuntimeError: when rows of the last checkpoint would be overwritten, see ``slack``.
+            FileExistsError: when ``scratch_dir`` holds the rows of another replay.
+        """
+        if batch.ndim != 2 or batch.shape[0] != self.num_envs:
+            raise ValueError(
+                f"A batch must be [{self.num_envs}, steps] (num_envs={self.num_envs}), but its shape "
+                f"is {list(batch.shape)}."
+            )
+        records = step_records(
+            batch,
+            observation_keys=self.observation_keys,
+            action_keys=self.action_keys,
+            policy_keys=self.policy_keys,
+        )
+        if not len(records):
+            return
+        self._check_finite(records, batch)
+        if next(records.values(True, True)).device.type != "cpu":
+            records = records.to("cpu")
+        self._check_continued(records)
+        if not self.buffer.storage.initialized:
+            self._checkpoint.claim_scratch_dir()
+        self.buffer.extend(records)
+        self._checkpoint.note_written()
+
+    def write_back(self, sample: TensorDictBase, latents: TensorDictBase) -> int:
+        """Replaces the stored latents of a sample by fresh ones.
+
+        Rows that were reused since sampling are skipped; of a row that is in the sample more than once
+        the last is kept.
+
+        Args:
+            sample (TensorDictBase): ``[B, T + 1]``, what :meth:`sample` gave (any device).
+            latents (TensorDictBase): ``[B, T]``, for rows 1 to T: some or all of the latents and
+                extra entries.
+
+        Returns:
+            int: number of records replaced.
+
+        Raises:
+            KeyError: for an entry that is not stored or is no note of the policy.
+            ValueError: for latents of another shape than the sample's rows 1 to T.
+        """
+        entries = dict(latents.items(True, True))
+        if unknown := [key for key in entries if key not in self.policy_keys]:
+            raise KeyError(f"Cannot write back {unknown}; the replay stores {self.policy_keys}.")
+        if latents.shape != sample[:, 1:].shape:
+            raise ValueError(
+                f"Latents {list(latents.shape)} must be those of rows 1 to T of the sample "
+                f"{list(sample.shape)}: {list(sample[:, 1:].shape)}."
+            )
+        index = sample.get("index")[:, 1:].flatten().cpu()
+        generation = sample.get("index_generation")[:, 1:].flatten().cpu()
+        last = _last_occurrences(index)
+        patch = {}
+        for key, value in entries.items():
+            value = value.detach().flatten(0, 1)
+            if key in self.compression.codecs:
+                value = self.compression.encode(key, value)
+            patch[key] = value.cpu()[last]
+        result = self.buffer.update_if_present(
+            index=index[last], generation=generation[last], patch=patch
+        )
+        return result.updated_count
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def sample(self) -> TensorDict:
+        """``[B, T + 1]`` records with ``index`` and ``index_generation``, on the CPU.
+
+        Raises:
+            RuntimeError: while no environment has written ``T + 1`` records.
+        """
+        return self.buffer.sample().reshape(self.batch_size, self.slice_length + 1)
+
+    def __len__(self) -> int:
+        """Number of records that can be sampled."""
+        return int(self.writer.sampleable().sum())
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are at least ``B`` different sequences to sample."""
+        return int(self.sampler.starts().sum()) >= self.batch_size
+
+    def room(self) -> int | None:
+        """Records each environment can still write before a checkpoint is due; None for no limit.
+
+        A transition gives one record, and two where the episode ends.
+        """
+        return None if self.scratch_dir is None else self.writer.room()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of one record: ``observations``, ``latents`` and the ``rest`` (generation included).
+
+        Raises:
+            RuntimeError: before the first batch.
+        """
+        if not self.buffer.storage.initialized:
+            raise RuntimeError("The sizes are known after the first batch; call extend() before.")
+        sizes = {"observations": 0, "latents": 0, "rest": torch.long.itemsize}
+        for key, value in self.buffer.storage._storage.items(True, True):
+            kind = "observations" if key in self.observation_keys else "rest"
+            kind = "latents" if key in self.latent_keys else kind
+            sizes[kind] += value[0].numel() * value.element_size()
+        return sizes
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to the folder ``path``; see :class:`~torchrl_wm.data.ReplayCheckpoint`."""
+        self._checkpoint.save(Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Restores what :meth:`save` wrote; see :class:`~torchrl_wm.data.ReplayCheckpoint`."""
+        self._checkpoint.load(Path(path))
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def _check_finite(self, records: TensorDictBase, batch: TensorDictBase) -> None:
+        for key in (*self.observation_keys, keys.REWARD):
+            value = records.get(key)
+            if not value.is_floating_point() or value.isfinite().all():
+                continue
+            source = keys.PREVIOUS_REWARD if key == keys.REWARD else key
+            where = _first_not_finite(batch, source)
+            raise ValueError(
+                f"{source!r} is not finite in {where}; nothing of the batch was stored."
+            )
+
+    def _check_continued(self, records: TensorDictBase) -> None:
+        """An environment whose newest record is final must go on with the first of an episode."""
+        written = (self.writer.counts > 0).nonzero()[:, 0]
+        if not len(written):
+            return
+        newest = (self.writer.counts[written] - 1) % self.writer.slots * self.num_envs + written
+        ended = self.buffer.storage._storage.get(keys.IS_LAST)[newest, 0]
+        if not ended.any():
+            return
+        environment = records.get(ENVIRONMENT)
+        for index in written[ended].tolist():
+            of_it = (environment == index).nonzero()
+            if len(of_it) and not records.get(keys.IS_INIT)[of_it[0, 0], 0]:
+                raise ValueError(
+                    f"Environment {index} goes on at step 0 of the batch although its episode had "
+                    "ended: a batch is missing, or its rows are not the environments in order."
+                )
+
+
+def _first_not_finite(batch: TensorDictBase, key: NestedKey) -> str:
+    """Where the entry, or its value under ``next`` in a done step, has its first bad number."""
+    for name, value in (("", required(batch, key)), ("next of ", required(batch, ("next", key)))):
+        bad = ~value.isfinite().reshape(*batch.shape, -1).all(2)
+        if name:
+            bad = bad & batch.get(("next", "done")).reshape(batch.shape)
+        if bad.any():
+            environment, step = bad.nonzero()[0].tolist()
+            return f"environment {environment}, {name}step {step} of the batch"
+    return "the batch"
+
+
+def _last_occurrences(index: Tensor) -> Tensor:
+    """Positions of the last occurrence of each value of ``index`` ``[N]``."""
+    _, first_from_behind = np.unique(index.numpy()[::-1], return_index=True)
+    return torch.from_numpy(len(index) - 1 - first_from_behind)
