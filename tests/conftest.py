@@ -87,7 +87,7 @@ class GoldenCase:
                 parameter.copy_(value)
 
     def dense(self, mlp, linear: str, norm: str) -> dict[str, Tensor]:
-        """Names of a perceptron's weights, from the patterns of the reference's layers and norms."""
+        """Names of a perceptron's weights, from the reference's patterns of layers and norms."""
         weights = {}
         for i, (layer, scale) in enumerate(zip(mlp.linears, mlp.norms, strict=True)):
             weights[f"{linear.format(i)}/kernel"] = layer.weight

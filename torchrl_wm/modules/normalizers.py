@@ -67,7 +67,7 @@ class ReturnNormalizer(ValueNorm):
 
     def offset(self) -> Tensor:
         """The lower percentile or the mean."""
-        return self._statistics()[0]
+        return self._statistics()[0].clone()
 
     def scale(self) -> Tensor:
         """The distance of the percentiles or the standard deviation, at least ``limit``."""
