@@ -122,7 +122,7 @@ class ImageDecoder(nn.Module):
     def forward(self, belief: Tensor, state: Tensor) -> Predictions:
         """Belief ``[..., D]`` and state ``[..., S]`` to a distribution over pictures per key."""
         lead = belief.shape[:-1]
-        belief, state = belief.reshape(-1, belief.shape[-1]), state.reshape(-1, state.shape[-1])
+        belief, state = (x.reshape(lead.numel(), x.shape[-1]) for x in (belief, state))
         x = self.convolve(belief, state).float().reshape(*lead, *self.image_shape)
         parts = zip(self.keys, x.split(self.channels, -3), strict=True)
         return {key: self.distribution(part) for key, part in parts}
