@@ -37,7 +37,7 @@ class Maze(gym.Env):
 
     def step(self, action):
         self.left -= 1
-        return self.observe(), float(action.sum()), self.left == 0, False, {}
+        return self.observe(), float(np.sum(action)), self.left == 0, False, {}
 
 
 class Person(Maze):
@@ -55,10 +55,17 @@ class Endless(Maze):
     action_space = gym.spaces.Box(-np.inf, np.inf, (2,))
 
 
-@pytest.mark.parametrize("vectorization", ["serial", "gymnasium"])
+class Corridor(Maze):
+    action_space = gym.spaces.Discrete(2)
+
+
 @pytest.mark.parametrize("categorical", [False, True])
-def test_a_gymnasium_environment_of_ones_own(vectorization, categorical):
-    env = wrap(Maze, num_envs=3, vectorization=vectorization, categorical_actions=categorical)
+@pytest.mark.parametrize(
+    ("maze", "vectorization", "size", "ones"),
+    [(Maze, "serial", 5, 2), (Corridor, "serial", 2, 1), (Corridor, "gymnasium", 2, 1)],
+)
+def test_a_gymnasium_environment_of_ones_own(maze, vectorization, size, ones, categorical):
+    env = wrap(maze, num_envs=3, vectorization=vectorization, categorical_actions=categorical)
     check_env_specs(env)
     observation_spec, _ = model_specs(env)
     shapes = {key: tuple(spec.shape) for key, spec in observation_spec.items()}
@@ -66,9 +73,9 @@ def test_a_gymnasium_environment_of_ones_own(vectorization, categorical):
     rollout = env.rollout(40, break_when_any_done=False)
     init = rollout["is_init"][:, 1:, 0]
     assert torch.equal(init, rollout["next", "done"][:, :-1, 0])
-    assert rollout["previous_action"].shape == (3, 40, 5)
+    assert rollout["previous_action"].shape == (3, 40, size)
     assert (rollout["previous_action"][rollout["is_init"][..., 0]] == 0).all()
-    assert (rollout["previous_action"][:, 1:][~init].sum(-1) == 2).all()
+    assert (rollout["previous_action"][:, 1:][~init].sum(-1) == ones).all()
     state = episode_state(env)
     restore_episode_state(env, state)
     assert all(torch.equal(value, state[name]) for name, value in episode_state(env).items())
@@ -112,6 +119,7 @@ def test_what_is_not_deterministic_is_named_when_it_is_stored():
         ("gymnasium:mak", {}, ImportError, "'gymnasium' has no 'mak'"),
         (PendulumEnv, {"action_repeat": 2}, ValueError, "action_repeat must be 1"),
         (PendulumEnv, {"vectorization": "gymnasium"}, ValueError, "needs a gymnasium.Env"),
+        (Maze, {"vectorization": "gymnasium"}, ValueError, "supports Box and Discrete actions"),
         (Maze, {"vectorization": "threads"}, ValueError, "'serial', 'parallel'"),
     ],
 )

@@ -26,7 +26,7 @@ class Observes(EnvBase):
 
 def test_leaves_out_bookkeeping_and_primed_latents():
     env = gymnasium("CartPole-v1", num_envs=3)
-    primer = TensorDictPrimer(belief=Unbounded((3, 8)), expand_specs=True)
+    primer = TensorDictPrimer(belief=Unbounded((8,)), expand_specs=True)
     env.append_transform(primer)
     observation_spec, action_spec = model_specs(env)
     assert set(observation_spec.keys(True, True)) == {"observation"}
@@ -37,7 +37,9 @@ def test_leaves_out_bookkeeping_and_primed_latents():
 
 def test_outer_primers_are_found_as_well():
     env = gymnasium("CartPole-v1")
-    primed = TransformedEnv(env, TensorDictPrimer(h=Unbounded((1, 8))), auto_unwrap=False)
+    primed = TransformedEnv(
+        env, TensorDictPrimer(h=Unbounded((8,)), expand_specs=True), auto_unwrap=False
+    )
     assert set(model_specs(primed)[0].keys(True, True)) == {"observation"}
 
 

@@ -52,24 +52,15 @@ def test_specs_and_root_entries(make, args, options):
     env.close()
 
 
-def test_parallel_environments_have_separate_episodes():
-    env = gymnasium("CartPole-v1", num_envs=2, vectorization="parallel")
-    threads = torch.get_num_threads()
-    check_env_specs(env)
-    reset = env.reset()
-    assert not torch.equal(*reset["observation"])
-    assert torch.get_num_threads() == threads
-    env.close()
-
-
 def test_actions_are_rescaled_to_the_bounds():
     env = gymnasium("Pendulum-v1")
-    simulator = env.base_env._envs[0]._env.unwrapped
     reset = env.reset()
+    simulator = env.base_env._envs[0]._env.unwrapped
     for action, torque in ((1.0, 2.0), (-1.0, -2.0), (0.5, 1.0)):
         env.step(reset.clone().set("action", torch.full((1, 1), action)))
         assert simulator.last_u == pytest.approx(torque)
     env = dm_control("quadruped", "walk")
+    env.reset()
     inner = env.base_env._envs[0]
     low, high = inner._bounds.minimum, inner._bounds.maximum
     assert not np.allclose(high, 1.0)
@@ -123,6 +114,7 @@ def test_dm_control_episodes_have_a_thousand_steps():
 
 def test_registered_time_limit_of_cartpole():
     env = gymnasium("CartPole-v1")
+    env.reset()
     assert env.base_env._envs[0]._env.spec.max_episode_steps == 500
 
 
@@ -144,8 +136,8 @@ def test_atari_options():
 
 def test_atari_skips_four_frames_and_keeps_lives():
     env = atari("Breakout", noop_max=0)
-    ale = env.base_env._envs[0]._env.unwrapped.ale
     td = env.reset()
+    ale = env.base_env._envs[0]._env.unwrapped.ale
     before = ale.getEpisodeFrameNumber()
     td = env.rand_step(td)
     assert ale.getEpisodeFrameNumber() == before + 4

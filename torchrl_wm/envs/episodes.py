@@ -130,7 +130,7 @@ def episode_state(env: EnvBase) -> dict[str, Tensor]:
 def restore_episode_state(env: EnvBase, state: Mapping[str, Tensor]) -> None:
     """Brings the simulators of ``env`` back to where :func:`episode_state` found them.
 
-    The environment must have been made with the same arguments (another ``seed`` does no harm). Its
+    The environment must have been made with the same arguments, ``seed`` included. Its
     next step then continues the stored episodes; the TensorDict to step from is the caller's.
 
     Args:
@@ -143,7 +143,7 @@ def restore_episode_state(env: EnvBase, state: Mapping[str, Tensor]) -> None:
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium
-        >>> env, other = gymnasium("CartPole-v1"), gymnasium("CartPole-v1", seed=7)
+        >>> env, other = gymnasium("CartPole-v1"), gymnasium("CartPole-v1")
         >>> last = env.rollout(3)[:, -1]["next"]
         >>> last["action"] = env.action_spec.rand()
         >>> restore_episode_state(other, episode_state(env))
@@ -200,9 +200,9 @@ def mark_fault(env: EnvBase, fault: str) -> None:
 def _call(env: EnvBase, method: str, *args: object) -> list:
     """Calls a method of every worker, wherever it lives; each picks its part by its index."""
     base = innermost(env)
-    if isinstance(base, ParallelEnv) and base.is_closed:
-        base.start()
     if isinstance(base, SerialEnv | ParallelEnv):
+        if base.is_closed:
+            base.start()
         return list(getattr(base, method)(*args))
     vector = getattr(base, "_env", None)
     if hasattr(vector, "call"):

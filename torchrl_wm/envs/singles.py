@@ -68,11 +68,19 @@ def assemble_gymnasium(
 ) -> TransformedEnv:
     """Several gymnasium environments as one; ``single`` makes one from ``index=``."""
     if vectorization == "gymnasium":
+        from gymnasium import spaces
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
         singles = [partial(single, index=index) for index in range(num_envs)]
         # TorchRL resets with a mask; an automatic reset would hide the final observation.
         vector = SyncVectorEnv(singles, autoreset_mode=AutoresetMode.DISABLED)
+        actions = vector.single_action_space
+        if not isinstance(actions, spaces.Box | spaces.Discrete):
+            vector.close()
+            raise ValueError(
+                f"vectorization='gymnasium' supports Box and Discrete actions, not {actions}, "
+                "whose structure is lost in a batch; use 'serial' or 'parallel'."
+            )
         env = GymWrapper(vector, categorical_action_encoding=categorical)
         return assemble(env, num_envs, vectorization, action_repeat)
     single = partial(_wrapped_gymnasium, single, categorical=categorical)

@@ -91,6 +91,15 @@ class SeededTorchRL(TransformedEnv):
             tensordict.set(name, part.reshape(spec.shape).to(spec.dtype))
 
 
+class _ScalarsToVectors(UnsqueezeTransform):
+    """UnsqueezeTransform whose state spec also covers nested entries."""
+
+    def transform_state_spec(self, state_spec: Composite) -> Composite:
+        for key in self.in_keys_inv:
+            state_spec[key] = self._transform_spec(state_spec[key].clone())
+        return state_spec
+
+
 def _transforms(env: EnvBase) -> list[Transform]:
     transforms: list[Transform] = []
     scalars = _keys_of(env.full_observation_spec, lambda spec: not spec.shape)
@@ -98,7 +107,7 @@ def _transforms(env: EnvBase) -> list[Transform]:
         # What the environment reads back from the TensorDict must lose the dimension again.
         states = set(env.full_state_spec.keys(True, True))
         back = [key for key in scalars if key in states]
-        transforms.append(UnsqueezeTransform(-1, in_keys=scalars, in_keys_inv=back))
+        transforms.append(_ScalarsToVectors(-1, in_keys=scalars, in_keys_inv=back))
     for key in _keys_of(env.full_action_spec, _is_rescalable):
         transforms.append(ActionScaling(in_keys_inv=[key], in_keys=[]))
     doubles = _keys_of(env.full_observation_spec, lambda spec: spec.dtype == torch.float64)
