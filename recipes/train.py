@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torchrl.envs import EnvBase
 
-from torchrl_wm.envs import model_specs
+from torchrl_wm.data import StepReplay
+from torchrl_wm.envs import action_repeat, model_specs
 from torchrl_wm.training import (
     Evaluator,
     RunFolder,
@@ -45,6 +49,7 @@ def main(config: DictConfig) -> float | None:
         config = saved_config(run.config, HydraConfig.get().overrides.task, MAY_CHANGE)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run_dir = f"{config.run_dir}_{HydraConfig.get().job.num}"
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
     device = resolve_device(config.device)
     torch.set_num_threads(config.threads or _threads())
     seed_everything(config.seed)
@@ -85,7 +90,7 @@ def _build(config: DictConfig, device: torch.device, resumed: RunFolder | None) 
         first=options.pop("first_updates"),
     )
     run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
-    replay = _replay(config.replay, env, algorithm, run)
+    replay = _replay(config, env, algorithm, run)
     trainer = Trainer(
         env,
         algorithm,
@@ -108,15 +113,18 @@ def _build(config: DictConfig, device: torch.device, resumed: RunFolder | None) 
     return trainer
 
 
-def _replay(node: DictConfig, env, algorithm, run: RunFolder):
+def _replay(config: DictConfig, env: EnvBase, algorithm: nn.Module, run: RunFolder) -> StepReplay:
+    """The replay, with enough spare rows that a checkpoint never has to copy observations."""
     observation_spec, action_spec = model_specs(env)
+    decisions = config.training.checkpoint_every // action_repeat(env)
     return instantiate(
-        node,
+        config.replay,
         num_envs=env.batch_size[0],
-        observation_spec=observation_spec,
         action_spec=action_spec,
-        latent_spec=algorithm.world_model.latent_spec,
+        observation_keys=list(observation_spec.keys(True, True)),
+        latents=dict.fromkeys(algorithm.world_model.latent_keys, torch.float16),
         scratch_dir=run.replay,
+        slack=max(2 * decisions, 10_000),
     )
 
 
@@ -126,9 +134,9 @@ def _threads() -> int:
 
 
 if __name__ == "__main__":
-    if not {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info"} & set(sys.argv):
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):  # flags are Hydra's own
         try:
-            check_overrides(CONFIG_DIR, "train", [a for a in sys.argv[1:] if a[:1] != "-"])
+            check_overrides(CONFIG_DIR, "train", sys.argv[1:])
         except OptionError as error:
-            sys.exit(f"{error}")
+            sys.exit(str(error))
     main()

@@ -1,4 +1,4 @@
-"""A small conforming algorithm and a run of it, importable and executable (for signals and kills)."""
+"""A small conforming algorithm and a run of it, importable and executable (for signals, kills)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class TinyPolicy(TensorDictModuleBase):
 
 
 class TinyModel(nn.Module):
+    latent_keys = ("belief",)
+
     def __init__(self, observation_size, action_size, discrete):
         super().__init__()
         self.discrete = discrete
@@ -69,17 +71,30 @@ class TinyModel(nn.Module):
         return (self.cell(inputs) + 0.1 * torch.randn(belief.shape)).tanh()
 
 
+def no_world_model():
+    """What the config of the tiny algorithm gives as its world model."""
+
+
 class TinyAlgorithm(nn.Module):
     """Regresses rewards on the latent of a one-step filter from the stored carry."""
 
-    def __init__(self, observation_spec, action_spec, *, poison_at: int | None = None):
+    def __init__(
+        self,
+        observation_spec,
+        action_spec,
+        *,
+        lr=1e-2,
+        poison_at=None,
+        world_model=None,
+        device=None,
+    ):
         super().__init__()
         discrete = isinstance(action_spec["action"], OneHot)
         sizes = observation_spec["observation"].shape[0], action_spec["action"].shape[0]
         self.world_model = TinyModel(*sizes, discrete)
         self.policy = TinyPolicy(self.world_model)
         self.evaluation_policy = TinyPolicy(self.world_model, greedy=True)
-        self.optimizers = {"all": torch.optim.Adam(self.world_model.parameters(), 1e-2)}
+        self.optimizers = {"all": torch.optim.Adam(self.world_model.parameters(), lr)}
         self.poison_at = poison_at
         self.pretrained = 0
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))

@@ -66,7 +66,8 @@ def _check_options(node: Any) -> None:
         return
     for option in node:
         if not str(option).startswith("_") and option not in parameters:
-            raise OptionError(unknown(str(option), parameters, f"option of {node['_target_']}"))
+            target = node["_target_"]
+            raise OptionError(unknown(str(option), parameters, f"option of {target}"))
 
 
 def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
@@ -85,13 +86,14 @@ def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
     """Checks the options on a command line before Hydra does, for the sake of the message.
 
-    Groups that do not exist, sweeps and added options (``+name=``) are left to Hydra.
+    Sweeps and added options (``+name=``) are left to Hydra.
 
     Raises:
-        OptionError: for an option that is not in the composed config.
+        OptionError: for an option or a member of a group that does not exist.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import MissingConfigException
 
     groups, values = [], []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -101,7 +103,11 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
         (groups if is_group or "@" in override.input_line else values).append(override)
     with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
         lines = [override.input_line for override in groups]
-        config = compose(config_name, lines, return_hydra_config=True)
+        try:
+            config = compose(config_name, lines, return_hydra_config=True)
+        except MissingConfigException as error:
+            group, _, name = error.missing_cfg_file.rpartition("/")
+            raise OptionError(unknown(name, error.options or (), group)) from None
     for override in values:
         _check_path(config, override.key_or_group)
 

@@ -1,0 +1,38 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchrl_wm.cli import main
+
+TINY = ["--config-dir", str(Path(__file__).with_name("config"))]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+    """Runs ``torchrl-wm`` in an empty folder, in this process; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "training"))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    threads = torch.get_num_threads()
+
+    def run(*arguments, fails=False):
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as error:
+            code = error.code
+            if isinstance(code, str):
+                print(code)
+        output = "".join(capfd.readouterr())
+        assert bool(code) == fails, output
+        return output
+
+    def tiny(*arguments, **options):
+        return run("train", *arguments, "algorithm=tiny", *TINY, **options)
+
+    run.tiny = tiny
+    yield run
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(True)

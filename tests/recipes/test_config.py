@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from torchrl_wm.envs import model_specs
+from torchrl_wm.training.configuration import (
+    OptionError,
+    check_overrides,
+    instantiate,
+    resolve_device,
+    saved_config,
+)
+
+CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "config"
+
+
+def _compose(*overrides):
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def _names(group):
+    return sorted(path.stem for path in (CONFIG / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("algorithm", _names("algorithm"))
+@pytest.mark.parametrize("world_model", _names("world_model"))
+def test_every_combination_composes_and_the_command_line_wins(algorithm, world_model):
+    config = _compose(f"world_model={world_model}", f"algorithm={algorithm}")
+    assert config.world_model == _compose(f"world_model={world_model}").world_model
+    assert (config.training.train_ratio is None) != (config.training.every is None)
+
+
+def test_algorithms_choose_their_world_model():
+    assert _compose("algorithm=dreamer_v1").world_model.latent == "gaussian"
+    assert _compose("algorithm=dreamer_v2").world_model.latent == "categorical"
+    config = _compose("algorithm=dreamer_v3", "world_model=rssm_gaussian")
+    assert config.world_model.latent == "gaussian"
+
+
+_SKIPPED = ("gymnasium", "dm_control", "atari", "factory")  # need the name of an environment
+
+
+@pytest.mark.parametrize("name", [n for n in _names("env") if "_pixels" not in n])
+def test_environments_can_be_made(name):
+    if name in _SKIPPED:
+        pytest.skip("a template")
+    env = instantiate(_compose(f"env={name}").env, seed=1)
+    assert env.batch_size == (1,)
+    observation_spec, action_spec = model_specs(env)
+    assert len(observation_spec) and len(action_spec)
+
+
+def test_pixel_environments_differ_only_in_pixels():
+    for name in _names("env"):
+        if name.endswith("_pixels"):
+            pixels = dict(_compose(f"env={name}").env)
+            plain = dict(_compose(f"env={name.removesuffix('_pixels')}").env)
+            assert pixels == plain | {"from_pixels": True}
+
+
+def test_options_are_checked_below_groups():
+    check_overrides(
+        CONFIG, "train", ["algorithm=dreamer_v1", "algorithm.actor_lr=1", "env.num_envs=2"]
+    )
+    with pytest.raises(
+        OptionError, match="'actor_lr'.*option of 'algorithm'|option of 'algorithm'"
+    ):
+        check_overrides(CONFIG, "train", ["algorithm=dreamer_v3", "algorithm.actor_lr=1"])
+
+
+def test_saved_config_takes_only_what_may_change():
+    config = saved_config("seed: 1\ntotal_steps: 5", ["total_steps=9", "resume=x"], ["total_steps"])
+    assert (config.seed, config.total_steps) == (1, 9)
+    with pytest.raises(OptionError, match="'seed=2'.*total_steps"):
+        saved_config("seed: 1", ["seed=2"], ["total_steps"])
+
+
+def test_devices():
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in ("cpu", "cuda")

@@ -1,0 +1,87 @@
+import csv
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from torchrl_wm.training import latest_checkpoint, read_checkpoint
+
+
+def _final(run_dir):
+    checkpoint = read_checkpoint(latest_checkpoint(run_dir / "checkpoints"))
+    return checkpoint.step, checkpoint.state("algorithm")
+
+
+def test_run_resume_and_evaluate(command, tmp_path):
+    output = command.tiny("run_dir=whole", "total_steps=100")
+    assert "device: cpu" in output and "parameters:" in output and "run folder: whole" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole"]
+    config = OmegaConf.load(tmp_path / "whole" / "config.yaml")
+    assert (config.seed, config.env.id, config.algorithm.lr) == (0, "CartPole-v1", 0.01)
+    start = json.loads((tmp_path / "whole" / "starts.jsonl").read_text())
+    assert "run_dir=whole" in start["command"] and start["torch"] == torch.__version__
+
+    command.tiny("run_dir=part", "total_steps=70")
+    output = command("train", "resume=part", "total_steps=100")
+    assert "at step 100" in output
+    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
+    assert step == 100 and all(torch.equal(part[name], value) for name, value in whole.items())
+    assert len((tmp_path / "part" / "starts.jsonl").read_text().splitlines()) == 2
+    with (tmp_path / "part" / "evaluation.csv").open() as stream:
+        assert [row["step"] for row in csv.DictReader(stream)] == ["60", "70", "100"]
+    assert list((tmp_path / "part" / "tensorboard").glob("events*"))
+
+    output = command("evaluate", "part", "--episodes", "3", "--envs", "2")
+    assert output.count("episode ") == 3 and "step_000000000100: return" in output
+
+
+def test_existing_folder_is_not_overwritten(command, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    output = command.tiny("run_dir=old", fails=True)
+    assert "resume=old" in output and "run_dir=" in output
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
+
+
+def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
+    command.tiny("run_dir=part", "total_steps=40")
+    output = command("train", "resume=part", "seed=3", fails=True)
+    assert "seed=3" in output and "total_steps, device, threads" in output
+    assert "is not a run folder" in command("train", "resume=.", fails=True)
+
+
+def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
+    command.tiny("-m", "seed=1,2", "run_dir=sweep", "total_steps=30", "logger=csv")
+    found = {path.name for path in tmp_path.iterdir()}
+    assert {"sweep_0", "sweep_1"} <= found and "outputs" not in found and "multirun" not in found
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("algorithm=dreamer_v9", ["dreamer_v1", "dreamer_v2", "dreamer_v3"]),
+        ("env=cart", ["cartpole", "walker_walk_pixels", "gymnasium"]),
+        ("world_model=rssm", ["rssm_gaussian", "rssm_discrete", "identity", "autoencoder"]),
+        ("algorithm.free_bit=2", ["'free_bit'", "did you mean 'free_bits'", "lambda_"]),
+        ("total_step=2", ["'total_step'", "did you mean 'total_steps'", "run_dir"]),
+        ("algoritm=dreamer_v3", ["'algoritm'", "did you mean 'algorithm'"]),
+        ("algorithm.kl.strategi=x", ["did you mean 'strategy'"]),
+        ("env.vectorization=threads", ["'serial', 'parallel', 'gymnasium'"]),
+        ("+env.max_steps=3", ["max_steps"]),
+    ],
+)
+def test_wrong_names_list_the_valid_ones(command, tmp_path, argument, expected):
+    output = command("train", argument, "total_steps=1", fails=True)
+    assert all(part in output for part in expected), output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_an_error(command):
+    output = command.tiny("device=cuda", fails=True)
+    assert "device=cuda" in output and "device=cpu" in output
+
+
+def test_command_lists_its_recipes(command):
+    assert "train" in command("evaluation", fails=True)
