@@ -1,5 +1,7 @@
 """The algorithms: one short file each, which assembles the parts."""
 
+from torchrl_wm.algorithms.dreamer_v1 import DreamerV1
+from torchrl_wm.algorithms.dreamer_v2 import DreamerV2
 from torchrl_wm.algorithms.dreamer_v3 import DreamerV3
 
-__all__ = ["DreamerV3"]
+__all__ = ["DreamerV1", "DreamerV2", "DreamerV3"]

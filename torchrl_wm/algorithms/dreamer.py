@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchrl.data import Composite
 
 from torchrl_wm import keys
+from torchrl_wm.objectives import SlowUpdate
 from torchrl_wm.policies import FilteringActor
 from torchrl_wm.world_models import WorldModel, make_rssm
 
@@ -31,21 +32,31 @@ class Dreamer(nn.Module):
     evaluation_policy: FilteringActor
     optimizers: dict[str, torch.optim.Optimizer]
 
-    def _step(self, name: str, loss: Tensor) -> None:
-        """Trains the parameters of one optimiser, and only those, on a loss."""
-        optimizer = self.optimizers[name]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        optimizer.zero_grad()
+    def _step(self, **losses: Tensor) -> None:
+        """One step of each named optimiser, which trains its own parameters and only those.
+
+        All gradients are taken before any weight moves.
+        """
+        for name, loss in losses.items():
+            parameters = [p for g in self.optimizers[name].param_groups for p in g["params"]]
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        for name in losses:
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad()
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model alone."""
         losses = self.world_model_loss(sample)
-        self._step("world_model", total(losses))
+        self._step(world_model=total(losses))
         return results(losses)
+
+    def _slow_update(self, tau: float, every: int = 1) -> SlowUpdate | None:
+        """What moves the slow critic, where there is one."""
+        if not self.critic_loss.use_ema_critic:
+            return None
+        return SlowUpdate(self.critic_loss, tau=tau, every=every)
 
     @staticmethod
     def start_mask(sample: TensorDictBase, rows: TensorDictBase) -> None:

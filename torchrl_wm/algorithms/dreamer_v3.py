@@ -28,7 +28,6 @@ from torchrl_wm.objectives import (
     Imagination,
     Reinforce,
     ReplayCriticLoss,
-    SlowUpdate,
     WorldModelLoss,
     align_v3,
     make_divergence,
@@ -171,9 +170,7 @@ class DreamerV3(Dreamer):
         self.replay_critic_loss = ReplayCriticLoss(
             self.critic_loss, discount=discount, lambda_=lambda_, scale=replay_critic_scale
         )
-        self.slow_update = None
-        if use_ema_critic:
-            self.slow_update = SlowUpdate(self.critic_loss, tau=1 - critic_ema_decay)
+        self.slow_update = self._slow_update(1 - critic_ema_decay)
         self.starts, self.lambda_ = imagination_starts, lambda_
         self.policy = FilteringActor(model, self.actor)
         self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too

@@ -1,6 +1,11 @@
 """Losses as TorchRL LossModules, and the objects in which the algorithms differ."""
 
-from torchrl_wm.objectives.actor_gradients import Mixed, Reinforce, ThroughDynamics
+from torchrl_wm.objectives.actor_gradients import (
+    Mixed,
+    Reinforce,
+    ThroughDynamics,
+    make_actor_gradient,
+)
 from torchrl_wm.objectives.actor_loss import ActorLoss
 from torchrl_wm.objectives.alignment import align_v1, align_v2, align_v3
 from torchrl_wm.objectives.critic_loss import CriticLoss, ReplayCriticLoss
@@ -32,5 +37,6 @@ __all__ = [
     "align_v1",
     "align_v2",
     "align_v3",
+    "make_actor_gradient",
     "make_divergence",
 ]

@@ -64,3 +64,23 @@ class Mixed(nn.Module):
 
 
 ActorGradient = ThroughDynamics | Reinforce | Mixed
+
+
+def make_actor_gradient(name: str, mix: float = 0.1) -> ActorGradient:
+    """The gradient called ``"dynamics"``, ``"reinforce"`` or ``"mixed"`` (with the share ``mix``).
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+
+    Examples:
+        >>> make_actor_gradient("reinforce")
+        Reinforce()
+    """
+    if name == "mixed":
+        return Mixed(mix)
+    gradients = {"dynamics": ThroughDynamics, "reinforce": Reinforce}
+    if name not in gradients:
+        raise ValueError(
+            f"Unknown actor_gradient {name!r}; expected one of {sorted([*gradients, 'mixed'])}."
+        )
+    return gradients[name]()

@@ -54,7 +54,7 @@ class CriticLoss(LossModule):
         if slow_regularization and not use_ema_critic:
             raise ValueError("slow_regularization needs a slow critic: set use_ema_critic=True.")
         self.convert_to_functional(critic, "critic", create_target_params=use_ema_critic)
-        self.slow_regularization = slow_regularization
+        self.slow_regularization, self.use_ema_critic = slow_regularization, use_ema_critic
 
     @property
     def in_keys(self) -> list[NestedKey]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
@@ -10,7 +13,8 @@ class SlowUpdate(SoftUpdate):
     """TorchRL's ``SoftUpdate`` in every so many updates, the first one included.
 
     DreamerV3 moves its slow critic by 0.02 after every update; Dreamer v2 copies the whole critic
-    (``tau=1``) every 100 updates, for the first time after the first one.
+    (``tau=1``) every 100 updates, for the first time after the first one. The count is a buffer of the
+    loss, so it is saved with it.
 
     Args:
         loss_module (LossModule): the loss that holds the target parameters.
@@ -28,11 +32,15 @@ class SlowUpdate(SoftUpdate):
             raise ValueError(f"tau={tau} must be above 0 and at most 1.")
         if every < 1:
             raise ValueError(f"every={every} must be at least 1.")
-        super().__init__(loss_module, tau=tau)
-        self.every, self.updates = every, 0
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found an eps value < 0.5")
+            super().__init__(loss_module, tau=tau)
+        self.every = every
+        loss_module.register_buffer("slow_updates", torch.zeros((), dtype=torch.int64))
 
     def step(self) -> None:
         """Counts one update of the critic and moves the slow one where it is its turn."""
-        if self.updates % self.every == 0:
+        count = self.loss_module.slow_updates
+        if count % self.every == 0:
             super().step()
-        self.updates += 1
+        count += 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchrl.data import Composite
+
+from torchrl_wm.modules.encoding import groups, sorted_leaves
 
 
 class GaussianNoise(nn.Module):
@@ -56,3 +59,31 @@ class RandomChoice(nn.Module):
         random = nn.functional.one_hot(index, group.shape[-1]).to(group.dtype)
         replace = torch.rand(*group.shape[:-1], 1, device=group.device) < self.probability
         return torch.where(replace, random, group)
+
+
+def make_exploration(action_spec: Composite, amount: float) -> nn.Module | None:
+    """Noise for an action spec: normal for continuous actions, random choices for discrete ones.
+
+    Args:
+        action_spec (Composite): unbatched specs of the actions.
+        amount (float): standard deviation, or probability of a random choice; 0 for no noise.
+
+    Raises:
+        TypeError: where continuous and discrete actions are mixed, for which no noise is defined.
+
+    Examples:
+        >>> from torchrl.data import OneHot
+        >>> make_exploration(Composite(action=OneHot(3)), 0.1)
+        RandomChoice()
+    """
+    if not amount:
+        return None
+    counts = [groups(spec) for spec in sorted_leaves(action_spec, "action").values()]
+    if all(count is None for count in counts):
+        return GaussianNoise(amount)
+    if any(count is None for count in counts):
+        raise TypeError(
+            "exploration_noise is not defined for a mixture of continuous and discrete actions; "
+            "set exploration_noise=0."
+        )
+    return RandomChoice(amount, [size for count in counts for size in count])

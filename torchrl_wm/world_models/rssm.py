@@ -53,6 +53,13 @@ class RSSM(WorldModel):
         super().__init__(encoder, action_encoding, latent, sizes, **options)
         self.cell, self.prior, self.posterior = cell, prior, posterior
 
+    @property
+    def latent_codecs(self) -> dict[NestedKey, torch.dtype | int]:
+        """The belief in half precision; a categorical state by the index of each class."""
+        belief, state = self.latent_keys
+        classes = getattr(self.latent, "classes", torch.float16)
+        return {belief: torch.float16, state: classes}
+
     def compile_steps(self, **options) -> RSSM:
         """Compiles the single steps of filtering and imagination; the loops around them stay eager.
 

@@ -79,6 +79,11 @@ class WorldModel(TensorDictModuleBase):
         return spec
 
     @property
+    def latent_codecs(self) -> dict[NestedKey, torch.dtype | int]:
+        """How a replay stores the latents: floats in half precision, one-hot states by class index."""
+        return dict.fromkeys(self.latent_keys, torch.float16)
+
+    @property
     def feature_size(self) -> int:
         """Size of :meth:`features`."""
         return sum(self.latent_sizes.values())

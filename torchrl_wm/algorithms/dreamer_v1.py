@@ -1,0 +1,169 @@
+"""Dreamer v1 (https://arxiv.org/abs/1912.01603), as in the author's TensorFlow 2 code.
+
+Differs from that code: every imagined trajectory draws latent noise of its own, and sequences start from
+the latents in the replay instead of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Composite
+
+from torchrl_wm.algorithms.dreamer import (
+    Dreamer,
+    WorldModelFactory,
+    build_world_model,
+    results,
+    total,
+)
+from torchrl_wm.algorithms.optimizers import TensorFlowAdam
+from torchrl_wm.modules.heads import NormalHead, actor_head
+from torchrl_wm.objectives import (
+    ActorLoss,
+    CriticLoss,
+    Imagination,
+    ThroughDynamics,
+    WorldModelLoss,
+    align_v1,
+    make_divergence,
+)
+from torchrl_wm.policies import FilteringActor, make_exploration
+
+WORLD_MODEL = {
+    "style": "v1",
+    "latent": "gaussian",
+    "cell": "gru",
+    "belief_size": 200,
+    "hidden_size": 200,
+    "state_size": 30,
+    "prior_layers": 1,
+    "units": 400,
+    "depth": 32,
+    "vector_layers": 4,
+    "reward_layers": 2,
+    "continuation_layers": 3,
+}
+"""What the world model's factory leaves open."""
+
+
+class DreamerV1(Dreamer):
+    """A Gaussian RSSM, and an actor trained through its dynamics.
+
+    Args:
+        observation_spec, action_spec (Composite): unbatched specs.
+
+    Keyword Args:
+        world_model (callable, optional): makes the world model from the specs; whatever it leaves
+            open is set as in Dreamer v1. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        discount (float, optional): discount of one step. Defaults to ``0.99``.
+        lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
+        free_bits (float, optional): floor of the average divergence. Defaults to ``3.0``.
+        kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        use_continuation (bool, optional): learn when episodes end; the reference leaves it off in
+            dm_control, where they do not. Defaults to ``True``.
+        continuation_scale (float, optional): weight of that term. Defaults to ``10.0``.
+        use_reconstruction, use_symlog (optional): see ``make_rssm``.
+        use_ema_critic (bool, optional): take targets from a slow critic. Defaults to ``False``.
+        critic_ema_decay (float, optional): share of the slow critic kept. Defaults to ``0.98``.
+        entropy (float, optional): weight of the policy's entropy. Defaults to ``0.0``.
+        exploration_noise (float, optional): standard deviation of the noise on continuous actions,
+            probability of a random one where they are discrete. Defaults to ``0.3``.
+        world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
+        grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
+        units, actor_layers, critic_layers (int, optional): networks of actor and critic.
+        device (torch.device, optional): where the parameters live.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: Composite,
+        *,
+        world_model: WorldModelFactory | None = None,
+        imagination_horizon: int = 15,
+        discount: float = 0.99,
+        lambda_: float = 0.95,
+        free_bits: float = 3.0,
+        kl: Mapping[str, Any] = {"strategy": "clipped"},  # noqa: B006 (read only)
+        use_continuation: bool = True,
+        continuation_scale: float = 10.0,
+        use_reconstruction: bool = True,
+        use_symlog: bool = False,
+        use_ema_critic: bool = False,
+        critic_ema_decay: float = 0.98,
+        entropy: float = 0.0,
+        exploration_noise: float = 0.3,
+        world_model_lr: float = 6e-4,
+        actor_lr: float = 8e-5,
+        critic_lr: float = 8e-5,
+        grad_clip: float = 100.0,
+        units: int = 400,
+        actor_layers: int = 4,
+        critic_layers: int = 3,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
+        chosen = {**WORLD_MODEL, **flags, "use_continuation": use_continuation}
+        model = build_world_model(world_model, observation_spec, action_spec, chosen)
+        network = {"units": units, "activation": "elu", "norm": None, "init": "glorot"}
+        self.actor = actor_head(
+            action_spec,
+            model.feature_size,
+            continuous="tanh_normal",
+            layers=actor_layers,
+            **network,
+        )
+        self.critic = NormalHead(model.feature_size, layers=critic_layers, **network)
+        self.world_model = model
+        self.to(device)
+        self.world_model_loss = WorldModelLoss(
+            model,
+            make_divergence(free_bits=free_bits, **kl),
+            continuation_scale=continuation_scale,
+            continuation_discount=discount,
+        )
+        self.actor_loss = ActorLoss(self.actor, ThroughDynamics(), entropy_scale=entropy)
+        self.critic_loss = CriticLoss(self.critic, use_ema_critic=use_ema_critic)
+        self.slow_update = self._slow_update(1 - critic_ema_decay)
+        self.imagination = Imagination(
+            model,
+            self.actor,
+            self.critic_loss.slow,
+            imagination_horizon,
+            discount=discount,
+            through_dynamics=True,
+        )
+        self.lambda_ = lambda_
+        exploration = make_exploration(action_spec, exploration_noise)
+        self.policy = FilteringActor(model, self.actor, exploration=exploration)
+        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
+        learned = {
+            "world_model": (model, world_model_lr),
+            "actor": (self.actor, actor_lr),
+            "critic": (self.critic, critic_lr),
+        }
+        self.optimizers = {
+            name: TensorFlowAdam(part.parameters(), lr, eps=1e-7, grad_clip=grad_clip)
+            for name, (part, lr) in learned.items()
+        }
+
+    def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
+        """One update of everything on step records ``[B, T + 1]``; all losses see the same weights."""
+        model_losses = self.world_model_loss(sample)
+        rows, _ = align_v1(self.imagination(model_losses["latents"]), self.lambda_)
+        self.start_mask(sample, rows)
+        actor_losses, critic_losses = self.actor_loss(rows), self.critic_loss(rows)
+        self._step(
+            world_model=total(model_losses),
+            actor=actor_losses["loss_actor"],
+            critic=critic_losses["loss_critic"],
+        )
+        if self.slow_update is not None:
+            self.slow_update.step()
+        return results(model_losses, actor_losses, critic_losses)

@@ -1,0 +1,195 @@
+"""Dreamer v2 (https://arxiv.org/abs/2010.02193), as in the author's code.
+
+Differs from that code: sequences start from the latents in the replay instead of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import Bounded, Composite, Unbounded
+
+from torchrl_wm import keys
+from torchrl_wm.algorithms.dreamer import (
+    Dreamer,
+    WorldModelFactory,
+    build_world_model,
+    results,
+    total,
+)
+from torchrl_wm.algorithms.optimizers import TensorFlowAdam
+from torchrl_wm.modules.heads import NormalHead, actor_head
+from torchrl_wm.objectives import (
+    ActorLoss,
+    CriticLoss,
+    Imagination,
+    WorldModelLoss,
+    align_v2,
+    make_actor_gradient,
+    make_divergence,
+)
+from torchrl_wm.policies import FilteringActor
+
+WORLD_MODEL = {
+    "style": "v2",
+    "latent": "categorical",
+    "cell": "layer_norm",
+    "belief_size": 200,
+    "hidden_size": 200,
+    "state_size": 32,
+    "classes": 32,
+    "unimix": 0.0,
+    "std": "sigmoid2",
+    "prior_layers": 1,
+    "units": 400,
+    "depth": 48,
+    "vector_layers": 4,
+    "reward_layers": 4,
+    "continuation_layers": 4,
+}
+"""What the world model's factory leaves open."""
+
+
+class DreamerV2(Dreamer):
+    """A categorical RSSM with a balanced divergence, and targets from a slow critic.
+
+    Args:
+        observation_spec, action_spec (Composite): unbatched specs.
+
+    Keyword Args:
+        world_model (callable, optional): makes the world model from the specs; whatever it leaves
+            open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        discount (float, optional): discount of one step. Defaults to ``0.99``.
+        lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
+        free_bits (float, optional): floor of the average divergence. Defaults to ``1.0``.
+        kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        use_continuation (bool, optional): learn when episodes end. Defaults to ``True``.
+        reward_scale, continuation_scale (float, optional): weights of the terms. Default to ``1.0``.
+        squash_reward (bool, optional): learn the tanh of the reward (Atari). Defaults to ``False``.
+        use_reconstruction, use_symlog (optional): see ``make_rssm``.
+        actor_gradient (str, optional): ``"auto"`` (REINFORCE for discrete actions, through the
+            dynamics otherwise), ``"reinforce"``, ``"dynamics"`` or ``"mixed"``.
+        mix (float, optional): share of the dynamics in ``"mixed"``. Defaults to ``0.1``.
+        use_ema_critic (bool, optional): take targets from a slow critic. Defaults to ``True``.
+        critic_ema_decay (float, optional): share of the slow critic kept when it moves; 0 copies the
+            critic. Defaults to ``0.0``.
+        critic_update_every (int, optional): updates from one move to the next. Defaults to ``100``.
+        entropy (float, optional): weight of the policy's entropy. Defaults to ``2e-3``.
+        world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
+        grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
+        weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
+        units, layers (int, optional): networks of actor and critic.
+        device (torch.device, optional): where the parameters live.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: Composite,
+        *,
+        world_model: WorldModelFactory | None = None,
+        imagination_horizon: int = 15,
+        discount: float = 0.99,
+        lambda_: float = 0.95,
+        free_bits: float = 1.0,
+        kl: Mapping[str, Any] = {"strategy": "balanced"},  # noqa: B006 (read only)
+        use_continuation: bool = True,
+        reward_scale: float = 1.0,
+        continuation_scale: float = 1.0,
+        squash_reward: bool = False,
+        use_reconstruction: bool = True,
+        use_symlog: bool = False,
+        actor_gradient: str = "auto",
+        mix: float = 0.1,
+        use_ema_critic: bool = True,
+        critic_ema_decay: float = 0.0,
+        critic_update_every: int = 100,
+        entropy: float = 2e-3,
+        world_model_lr: float = 1e-4,
+        actor_lr: float = 8e-5,
+        critic_lr: float = 2e-4,
+        grad_clip: float = 100.0,
+        weight_decay: float = 1e-6,
+        units: int = 400,
+        layers: int = 4,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
+        chosen = {**WORLD_MODEL, **flags, "use_continuation": use_continuation}
+        model = build_world_model(world_model, observation_spec, action_spec, chosen)
+        network = {"units": units, "activation": "elu", "norm": None, "init": "glorot"}
+        self.actor = actor_head(
+            action_spec,
+            model.feature_size,
+            continuous="truncated_normal",
+            layers=layers,
+            **network,
+        )
+        self.critic = NormalHead(model.feature_size, layers=layers, **network)
+        self.world_model = model
+        self.to(device)
+        self.world_model_loss = WorldModelLoss(
+            model,
+            make_divergence(free_bits=free_bits, **kl),
+            reward_scale=reward_scale,
+            continuation_scale=continuation_scale,
+            continuation_discount=discount,
+            squash_reward=squash_reward,
+        )
+        if actor_gradient == "auto":
+            actor_gradient = "dynamics" if _continuous(action_spec) else "reinforce"
+        gradient = make_actor_gradient(actor_gradient, mix)
+        self.actor_loss = ActorLoss(self.actor, gradient, entropy_scale=entropy)
+        self.critic_loss = CriticLoss(self.critic, use_ema_critic=use_ema_critic)
+        self.slow_update = self._slow_update(1 - critic_ema_decay, critic_update_every)
+        self.imagination = Imagination(
+            model,
+            self.actor,
+            self.critic_loss.slow,
+            imagination_horizon,
+            discount=discount,
+            through_dynamics=gradient.through_dynamics,
+        )
+        self.discount, self.lambda_ = discount, lambda_
+        self.policy = FilteringActor(model, self.actor)
+        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
+        learned = {
+            "world_model": (model, world_model_lr),
+            "actor": (self.actor, actor_lr),
+            "critic": (self.critic, critic_lr),
+        }
+        options = {"eps": 1e-5, "grad_clip": grad_clip, "weight_decay": weight_decay}
+        self.optimizers = {
+            name: TensorFlowAdam(part.parameters(), lr, **options)
+            for name, (part, lr) in learned.items()
+        }
+
+    def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
+        """One update of the world model, then one of actor and critic inside it."""
+        model_losses = self.world_model_loss(sample)
+        self._step(world_model=total(model_losses))
+        behaviour = self._behaviour(model_losses["latents"], sample)
+        self._step(actor=behaviour["loss_actor"], critic=behaviour["loss_critic"])
+        if self.slow_update is not None:
+            self.slow_update.step()
+        return results(model_losses, behaviour)
+
+    def _behaviour(self, latents: TensorDictBase, sample: TensorDictBase) -> TensorDict:
+        """Losses of actor and critic on what is imagined from the latents of ``sample``."""
+        start = None
+        if self.world_model.continuation_head is not None:
+            start = (~sample[:, 1:].get(keys.TERMINATED)).float() * self.discount
+        trajectory = self.imagination(latents, start_continuation=start)
+        actor_rows, critic_rows = align_v2(trajectory, self.lambda_)
+        self.start_mask(sample, actor_rows)
+        self.start_mask(sample, critic_rows)
+        return self.actor_loss(actor_rows).update(self.critic_loss(critic_rows))
+
+
+def _continuous(action_spec: Composite) -> bool:
+    return all(isinstance(s, Bounded | Unbounded) for s in action_spec.values(True, True))
