@@ -29,11 +29,13 @@ _BOOKKEEPING = (keys.IS_INIT, keys.IS_LAST, keys.TERMINATED, keys.PREVIOUS_ACTIO
 class ReplayCheckpoint:
     """Saves and restores a :class:`~torchrl_wm.data.StepReplay`.
 
-    Memory-mapped rows stay where they are. As records are only appended, and the rings have ``slack``
-    slots more than can be sampled, everything that a checkpoint can see is still in place when a run is
-    killed later; a checkpoint holds the counts, a checksum of each block of rows, and copies of what can
-    change: the entries written by the policy, the generations, the state of the sampler's generator.
-    Rows in RAM are copied too. Nothing is pickled; everything is checked before anything is restored.
+    Memory-mapped rows stay where they are. As records are only appended, and the rings have
+    ``slack`` slots more than can be sampled, everything that a checkpoint can see is still in place
+    when a run is killed later; a checkpoint holds the counts, a checksum of each block of rows, and
+    copies of what can
+    change: the entries written by the policy, the generations, the state of the sampler's
+        generator. Rows in RAM are copied too. Nothing is pickled; everything is checked before
+        anything is restored.
 
     Args:
         replay (StepReplay): the replay; it uses this class through its ``save`` and ``load``.
@@ -72,7 +74,7 @@ class ReplayCheckpoint:
         )
 
     def note_written(self) -> None:
-        """Notes how far each ring was ever written, for a run that is killed before its next checkpoint."""
+        """Notes how far each ring was ever written, for runs that are killed."""
         if self._written is not None:
             self._written[:] = np.maximum(self._written, self.writer.counts.numpy())
 
@@ -155,7 +157,8 @@ class ReplayCheckpoint:
 
         Raises:
             FileNotFoundError: for a missing file of the checkpoint or of the rows.
-            ValueError: for a damaged file, or a checkpoint of a replay that was built otherwise; names it.
+            ValueError: for a damaged file, or a checkpoint of a replay that was built otherwise;
+                names it.
             RuntimeError: when more records than the slack were written since.
         """
         state = self._read_state(path)
@@ -214,7 +217,8 @@ class ReplayCheckpoint:
             raise ValueError(f"{file} is damaged or no replay checkpoint: {error}.") from error
         if state["rings"] != self._rings():
             raise ValueError(
-                f"{file} is of a replay that was built otherwise: {state['rings']}, here {self._rings()}."
+                f"{file} is of a replay that was built otherwise: {state['rings']}, "
+                f"here {self._rings()}."
             )
         return state
 
@@ -288,8 +292,8 @@ class ReplayCheckpoint:
         if (since > room).any():
             raise RuntimeError(
                 f"{int(since.max())} records per environment were written to {self.rows_dir} since "
-                f"{path}, and the first of them have replaced rows that it needs (slack per environment: "
-                f"{self.writer.slack}). Load a newer checkpoint; to keep older ones, use more slack."
+                f"{path} and have replaced rows that it needs (slack per environment: "
+                f"{self.writer.slack}). Load a newer checkpoint; more slack keeps older ones."
             )
         self._written = written
 

@@ -32,10 +32,10 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 class RowChecksums:
-    """Checksums of the append-only rows of a replay, one for each block of records of an environment.
+    """Checksums of the append-only rows of a replay, one for each block of an environment.
 
-    A record never changes once it is written, so the checksum of a whole block is computed once and kept;
-    only the incomplete blocks at both ends of the window are computed at each call.
+    A record never changes once it is written, so the checksum of a whole block is computed once and
+    kept; only the incomplete blocks at both ends of the window are computed at each call.
 
     Args:
         block (int, optional): records in a block. Defaults to 256.

@@ -15,19 +15,21 @@ Codec = torch.dtype | int
 
 
 class LatentCompression(Transform):
-    """Encodes latents on their way into a replay buffer and decodes them to float32 on their way out.
+    """Encodes latents on their way into a replay buffer and decodes them to float32 on the way out.
 
-    A one-hot latent takes a byte per variable (DreamerV3: 32 bytes instead of 4,096) and comes back exactly;
-    the zeros of rows without a latent come back as zeros. Straight-through samples, which are one-hot up
-    to rounding, are stored as the one-hot they stand for. ``torch.float32`` stores unchanged.
+    A one-hot latent takes a byte per variable (DreamerV3: 32 bytes instead of 4,096) and comes back
+    exactly; the zeros of rows without a latent come back as zeros. Straight-through samples, which
+    are one-hot up to rounding, are stored as the one-hot they stand for. ``torch.float32`` stores
+    unchanged.
 
     Args:
-        codecs (mapping of NestedKey to torch.dtype or int): for each latent entry the float dtype to store,
-            or its number of classes where it is one-hot.
+        codecs (mapping of NestedKey to torch.dtype or int): for each latent entry the float dtype
+            to store, or its number of classes where it is one-hot.
 
     Raises:
         TypeError: for a codec that is neither.
-        ValueError: for a latent that is not one-hot or does not fit into the dtype; names the entry.
+        ValueError: for a latent that is not one-hot or does not fit into the dtype; names the
+            entry.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -105,8 +107,8 @@ def _encode_one_hot(key: NestedKey, latent: Tensor, classes: int) -> Tensor:
     rest = (variables.abs().sum(-1) - is_set.to(latent.dtype)).abs()
     if not bool(((rest < 1e-3) & ((largest - is_set.to(latent.dtype)).abs() < 1e-3)).all()):
         raise ValueError(
-            f"The latent {key!r} is not one-hot in groups of {classes} classes, so it cannot be stored "
-            "as class indices; give it a float dtype instead."
+            f"The latent {key!r} is not one-hot in groups of {classes} classes, so it cannot be "
+            "stored as class indices; give it a float dtype instead."
         )
     return ((chosen + 1) * is_set).to(_smallest_integer(classes))
 

@@ -2,8 +2,8 @@
 
 Reads, per transition ``[E, T]``: the observations, ``is_init``, ``previous_action`` and
 ``previous_reward`` at the root and under ``"next"``, the action, what the policy noted, and
-``("next", "done")``, ``("next", "terminated")``. Writes one record for each observation of an episode, the
-final one included, beside the action that led to it.
+``("next", "done")``, ``("next", "terminated")``. Writes one record for each observation of an
+episode, the final one included, beside the action that led to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torchrl_wm import keys
 
 ENVIRONMENT = "environment"
-"""``[...]`` int64: which environment a record came from; the writer reads it and does not store it."""
+"""``[...]`` int64: where a record came from; the writer reads it and does not store it."""
 
 
 def step_records(
@@ -33,8 +33,8 @@ def step_records(
     """Converts collected transitions to step records, without any state between batches.
 
     An episode of ``n`` transitions gives ``n + 1`` records. The final one has ``is_last`` True, its
-    ``terminated`` tells an end from a time limit, and as nothing was done there its action and everything
-    the policy notes (latents, log-probabilities, search statistics) are zero.
+    ``terminated`` tells an end from a time limit, and as nothing was done there its action and
+    everything the policy notes (latents, log-probabilities, search statistics) are zero.
 
     Args:
         batch (TensorDictBase): ``[E, T]`` transitions, row ``e`` from environment ``e``, with the
@@ -53,7 +53,8 @@ def step_records(
 
     Raises:
         KeyError: for a missing entry; names it and what is there.
-        ValueError: for a batch that is not ``[E, T]``, and where a done step is not followed by ``is_init``.
+        ValueError: for a batch that is not ``[E, T]``, and where a done step is not followed by
+            ``is_init``.
 
     Examples:
         >>> one = torch.ones(1, 2, 1)
@@ -103,9 +104,7 @@ def required(tensordict: TensorDictBase, key: NestedKey) -> Tensor:
 def _ends(batch: TensorDictBase, mask_key: NestedKey) -> tuple[Tensor, Tensor | None]:
     """``done`` and the mask, both ``[E, T]`` bool; the mask is None where nothing is padded."""
     if batch.ndim != 2:
-        raise ValueError(
-            f"A batch of transitions is [environments, steps], but its shape is {list(batch.shape)}."
-        )
+        raise ValueError(f"A batch is [environments, steps], but its shape is {list(batch.shape)}.")
     done = required(batch, ("next", "done")).reshape(batch.shape)
     mask = batch.get(mask_key, None)
     if mask is None:
@@ -121,8 +120,8 @@ def _check_restarts(is_init: Tensor, done: Tensor, kept: Tensor | None) -> None:
     if broken.any():
         environment, step = broken.nonzero()[0].tolist()
         raise ValueError(
-            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment} although the "
-            "step before is done. Rows of a batch are environments in the order of time; do not "
+            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment} "
+            "although the step before is done. Rows of a batch are environments in the order of time; do not "
             "reshape or shuffle it, and put an InitTracker into the environment."
         )
 

@@ -25,14 +25,16 @@ class StepReplay:
     """Stores what collectors deliver as step records and samples sequences of them.
 
     A sample is ``[B, T + 1]`` contiguous records of one environment each: row 0 trains nothing, its
-    latents are the carry of row 1 (unless row 1 ``is_init``). Beside the records it has ``index`` and
-    ``index_generation``, with which :meth:`write_back` refreshes the stored latents.
+    latents are the carry of row 1 (unless row 1 ``is_init``). Beside the records it has ``index``
+    and ``index_generation``, with which :meth:`write_back` refreshes the stored latents.
 
-    Inside is :attr:`buffer`, a stock ``TensorDictReplayBuffer``; the example builds the same from parts.
+    Inside is :attr:`buffer`, a stock ``TensorDictReplayBuffer``; the example builds the same from
+    parts.
 
     Args:
-        capacity (int): records that can be sampled, of all environments together; the final observation
-            of an episode is a record of its own. Rounded up to a multiple of ``num_envs``.
+        capacity (int): records that can be sampled, of all environments together; the final
+            observation of an episode is a record of its own. Rounded up to a multiple of
+            ``num_envs``.
         num_envs (int): environments in a batch of the collector.
         batch_size (int): ``B``, sequences in a sample.
         slice_length (int): ``T``, records to train on in each.
@@ -40,15 +42,16 @@ class StepReplay:
     Keyword Args:
         action_spec (TensorSpec): spec of one unbatched action, for the names of the action entries.
         observation_keys (sequence of NestedKey): observations to store.
-        latents (mapping of NestedKey to torch.dtype or int, optional): latent entries and how they are
-            stored, see :class:`~torchrl_wm.data.LatentCompression`. Defaults to none.
+        latents (mapping of NestedKey to torch.dtype or int, optional): latent entries and how they
+            are stored, see :class:`~torchrl_wm.data.LatentCompression`. Defaults to none.
         extra_keys (sequence of NestedKey, optional): further root entries that the policy writes,
             stored as they are. Defaults to none.
-        scratch_dir (str or Path, optional): folder of the memory-mapped rows; it must be empty, unless
-            :meth:`load` is called before the first :meth:`extend`. Defaults to rows in RAM.
+        scratch_dir (str or Path, optional): folder of the memory-mapped rows; it must be empty,
+            unless :meth:`load` is called before the first :meth:`extend`. Defaults to rows in RAM.
         slack (int, optional): records that can be collected between two checkpoints, of all
-            environments together; with memory-mapped rows, which a checkpoint does not copy, the rings
-            are that much longer. :meth:`extend` refuses to write more, see :meth:`room`. Defaults to 0.
+            environments together; with memory-mapped rows, which a checkpoint does not copy, the
+            rings are that much longer. :meth:`extend` refuses to write more, see :meth:`room`.
+            Defaults to 0.
         seed (int, optional): of the sampler's own generator. Defaults to the global generator.
 
     Examples:
@@ -59,7 +62,8 @@ class StepReplay:
         >>> len(replay), replay.ready
         (0, False)
 
-        The same from parts, where a pipeline of your own needs another storage, sampler or transform:
+        The same from parts, where a pipeline of your own needs another storage, sampler or
+        transform:
 
         >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
         >>> writer = RingWriter(num_envs=2)
@@ -92,8 +96,8 @@ class StepReplay:
         window, spare = -(-capacity // num_envs), -(-slack // num_envs)
         if window < slice_length + 1:
             raise ValueError(
-                f"A capacity of {capacity} leaves {window} records to each of {num_envs} environments, "
-                f"fewer than the {slice_length + 1} of one sequence."
+                f"A capacity of {capacity} leaves {window} records to each of {num_envs} "
+                f"environments, fewer than the {slice_length + 1} of one sequence."
             )
         self.observation_keys = [unravel_key(key) for key in observation_keys]
         self.action_keys = [unravel_key(key) for key in ActionEncoding(action_spec).in_keys]
@@ -128,15 +132,16 @@ class StepReplay:
 
         Raises:
             KeyError: for a missing entry.
-            ValueError: for another number of environments, an observation or reward that is not finite
-                (names the entry, the environment and the step), or an episode that goes on after its end.
+            ValueError: for another number of environments, an observation or reward that is not
+                finite (names the entry, the environment and the step), or an episode that goes on
+                after its end.
             RuntimeError: when rows of the last checkpoint would be overwritten, see ``slack``.
             FileExistsError: when ``scratch_dir`` holds the rows of another replay.
         """
         if batch.ndim != 2 or batch.shape[0] != self.num_envs:
             raise ValueError(
-                f"A batch must be [{self.num_envs}, steps] (num_envs={self.num_envs}), but its shape "
-                f"is {list(batch.shape)}."
+                f"A batch must be [{self.num_envs}, steps] (num_envs={self.num_envs}), but its "
+                f"shape is {list(batch.shape)}."
             )
         records = step_records(
             batch,
@@ -158,8 +163,8 @@ class StepReplay:
     def write_back(self, sample: TensorDictBase, latents: TensorDictBase) -> int:
         """Replaces the stored latents of a sample by fresh ones.
 
-        Rows that were reused since sampling are skipped; of a row that is in the sample more than once
-        the last is kept.
+        Rows that were reused since sampling are skipped; of a row that is in the sample more than
+        once the last is kept.
 
         Args:
             sample (TensorDictBase): ``[B, T + 1]``, what :meth:`sample` gave (any device).
@@ -222,7 +227,7 @@ class StepReplay:
         return None if self.scratch_dir is None else self.writer.room()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of one record: ``observations``, ``latents`` and the ``rest`` (generation included).
+        """Bytes of one record: ``observations``, ``latents`` and ``rest`` (with the generation).
 
         Raises:
             RuntimeError: before the first batch.
@@ -239,7 +244,7 @@ class StepReplay:
     # -- checkpoints -----------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Writes the state to the folder ``path``; see :class:`~torchrl_wm.data.ReplayCheckpoint`."""
+        """Writes the state to a new folder; see :class:`~torchrl_wm.data.ReplayCheckpoint`."""
         self._checkpoint.save(Path(path))
 
     def load(self, path: str | Path) -> None:

@@ -20,12 +20,13 @@ _COUNTS = "counts.json"
 class RingWriter(TensorDictRoundRobinWriter):
     """Appends records to the ring of their environment: row = slot * environments + environment.
 
-    Successive records of one environment stand in successive slots, so a sequence is read by a start and
-    a length; slots are reused in a circle. Every row carries a generation, with which
+    Successive records of one environment stand in successive slots, so a sequence is read by a
+    start and a length; slots are reused in a circle. Every row carries a generation, with which
     :meth:`torchrl.data.ReplayBuffer.update_if_present` skips rows that were reused in the meantime.
 
-    Rows are only ever appended. With ``slack`` a ring is that much longer than what may be sampled, so
-    that many newer records leave everything that a checkpoint has seen in place (see :meth:`protect`).
+    Rows are only ever appended. With ``slack`` a ring is that much longer than what may be sampled,
+    so that many newer records leave everything that a checkpoint has seen in place (see
+    :meth:`protect`).
 
     Args:
         num_envs (int): number of rings; the storage must hold a multiple of it.
@@ -35,8 +36,8 @@ class RingWriter(TensorDictRoundRobinWriter):
         environment_key (NestedKey, optional): in-entry ``[N]`` int64, the ring; it is not stored.
 
     Raises:
-        ValueError: for a storage that does not divide into rings longer than the slack, a batch that
-            does not fit into its ring, or an unknown environment.
+        ValueError: for a storage that does not divide into rings longer than the slack, a batch
+            that does not fit into its ring, or an unknown environment.
         KeyError: for records with other entries than those already stored.
         RuntimeError: when a protected row would be overwritten.
 
@@ -44,7 +45,8 @@ class RingWriter(TensorDictRoundRobinWriter):
         >>> from tensordict import TensorDict
         >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
         >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), writer=RingWriter(2))
-        >>> records = TensorDict(x=torch.arange(3), environment=torch.tensor([0, 0, 1]), batch_size=[3])
+        >>> records = TensorDict(
+        ...     x=torch.arange(3), environment=torch.tensor([0, 0, 1]), batch_size=[3])
         >>> buffer.extend(records)
         tensor([0, 2, 1])
         >>> buffer.writer.counts
@@ -66,8 +68,8 @@ class RingWriter(TensorDictRoundRobinWriter):
         super().register_storage(storage)
         if storage.max_size % self.num_envs or self.slots <= self.slack:
             raise ValueError(
-                f"A storage of {storage.max_size} rows does not divide into {self.num_envs} rings of "
-                f"equal length with more than slack={self.slack} slots; take a max_size of "
+                f"A storage of {storage.max_size} rows does not divide into {self.num_envs} rings "
+                f"of equal length with more than slack={self.slack} slots; take a max_size of "
                 "num_envs * (sampled records per environment + slack)."
             )
 
@@ -90,7 +92,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         return torch.arange(first, last) % self.slots * self.num_envs + environment
 
     def protect(self) -> None:
-        """From now on no record that can be sampled now may be overwritten; replaces the call before."""
+        """From now on no record that can be sampled now may be overwritten."""
         self._protected = self.counts.clone()
 
     def room(self) -> int | None:
@@ -123,8 +125,9 @@ class RingWriter(TensorDictRoundRobinWriter):
         self._check_entries(data)
         rank = self._rank(environment, added)
         index = (self.counts[environment] + rank) % self.slots * self.num_envs + environment
-        # The cursor and the length of a plain ring mean nothing here, so they are not kept by `set`.
+        # Not through `set`'s own cursor, which would also count the length of a single ring.
         self._storage.set(index, data, set_cursor=False)
+        self._storage._set_last_cursor(index)
         self.counts = self.counts + added
         self._write_count += len(index)
         self._set_length()
@@ -149,7 +152,7 @@ class RingWriter(TensorDictRoundRobinWriter):
             raise RuntimeError(
                 f"{most} more records per environment would overwrite rows of the last checkpoint "
                 f"({room} fit). Save the replay before extending it further, or give it a slack of "
-                f"at least the records between two checkpoints (slack per environment: {self.slack})."
+                f"at least the records between two checkpoints (now {self.slack} per environment)."
             )
 
     def _check_entries(self, data: TensorDictBase) -> None:

@@ -13,11 +13,11 @@ from torchrl_wm.data.rings import RingWriter
 
 
 class SequenceSampler(Sampler):
-    """Draws start positions uniformly over all environments and reads contiguous records from there.
+    """Draws start positions uniformly over all environments and reads on from there.
 
-    Every start that leaves a whole sequence inside the newest ``writer.window`` records of its environment
-    is equally likely, so episodes count by their length, and sequences cross the ends of episodes (the
-    records say where). The seam of a ring is invisible.
+    Every start that leaves a whole sequence inside the newest ``writer.window`` records of its
+    environment is equally likely, so episodes count by their length, and sequences cross the ends
+    of episodes (the records say where). The seam of a ring is invisible.
 
     Random numbers come from the ``generator`` of the replay buffer, else from the global one.
 
@@ -54,7 +54,7 @@ class SequenceSampler(Sampler):
         return (self.writer.sampleable() - self.length + 1).clamp(min=0)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
-        """Rows of ``batch_size // length`` sequences, one after the other: ``[batch_size]`` int64."""
+        """Rows of ``batch_size // length`` sequences, joined: ``[batch_size]`` int64."""
         if batch_size < self.length or batch_size % self.length:
             raise ValueError(
                 f"The batch size counts records and must be a multiple of the sequence length "

@@ -1,7 +1,8 @@
 """Step records out of replay buffers of plain transitions that other code filled.
 
-Reads ``[B, L]`` contiguous transition rows (observation, action, ``("next", ...)``), writes ``[B, L]`` step
-records; every shape is static, so the gather runs on any device and under ``torch.compile``.
+Reads ``[B, L]`` contiguous transition rows (observation, action, ``("next", ...)``), writes ``[B,
+L]`` step records; every shape is static, so the gather runs on any device and under
+``torch.compile``.
 """
 
 from __future__ import annotations
@@ -25,19 +26,23 @@ STEP_COUNT = "step_count"
 class StepRecords(Transform):
     """Turns slices of transitions into step records, and refuses slices it cannot prove contiguous.
 
-    A slice of ``length`` transitions gives ``length`` records. Record 0 belongs to row 0 and only supplies
+    A slice of ``length`` transitions gives ``length`` records. Record 0 belongs to row 0 and only
+    supplies
     the carry: what led to it is unknown, so its ``previous_action`` and ``reward`` are zero, and so
-    is its ``is_init``. Records 1 and later train. Each end of an episode inside a slice adds the final
-    observation and pushes one record out at the tail. Rows are ordered by trajectory id where there is one.
+        is its ``is_init``. Records 1 and later train. Each end of an episode inside a slice adds
+        the final observation and pushes one record out at the tail. Rows are ordered by trajectory
+        id where there is one.
 
-    Beside the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64, the row
-    of the slice) and ``owns_row`` (``[B, L]`` bool, False on final records, which have no row of their
-    own): write back ``latents[owns_row]`` to ``index.gather(1, row)[owns_row]``.
+    Beside the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
+    the row of the slice) and ``owns_row`` (``[B, L]`` bool, False on final records, which have no
+    row of their own): write back ``latents[owns_row]`` to ``index.gather(1, row)[owns_row]``.
 
-    On a plain ``ReplayBuffer`` append it as a transform. On a ``TensorDictReplayBuffer`` call it on the
-    sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks every
-    slice start ``is_init`` and every slice end ``done``), so it refuses this transform. The marks do no
-    harm in a sample handed over here, as neither ``is_init`` of row 0 nor ``done`` of the last row is read.
+    On a plain ``ReplayBuffer`` append it as a transform. On a ``TensorDictReplayBuffer`` call it on
+    the
+    sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks
+        every slice start ``is_init`` and every slice end ``done``), so it refuses this transform.
+        The marks do no harm in a sample handed over here, as neither ``is_init`` of row 0 nor
+        ``done`` of the last row is read.
 
     Args:
         encoding (ActionEncoding): how actions become ``previous_action``.
@@ -52,8 +57,8 @@ class StepRecords(Transform):
 
     Raises:
         KeyError: for a missing entry; names it and what is there.
-        ValueError: for a ragged or padded batch (``strict_length=False``), and for rows that are not proven
-            to follow each other; names the entry that tells.
+        ValueError: for a ragged or padded batch (``strict_length=False``), and for rows that are
+            not proven to follow each other; names the entry that tells.
 
     Examples:
         >>> from torchrl.collectors import Collector
@@ -92,7 +97,7 @@ class StepRecords(Transform):
         self.mask_key = mask_key
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Checks and converts ``[B * length]`` or ``[B, length]`` rows to records ``[B, length]``."""
+        """Checks and converts rows ``[B * length]`` or ``[B, length]``; gives ``[B, length]``."""
         rows = self._slices(tensordict)
         self._check(_ordered(rows, self.trajectory_key)[0])
         return gather_step_records(
@@ -157,7 +162,9 @@ def gather_step_records(
         encoding (ActionEncoding): how actions become ``previous_action``.
 
     Keyword Args:
-        observation_keys, policy_keys, trajectory_key: as for :class:`StepRecords`.
+        observation_keys (sequence of NestedKey): observations to keep.
+        policy_keys (sequence of NestedKey, optional): root entries that the policy wrote.
+        trajectory_key (NestedKey, optional): used where it is present.
 
     Returns:
         TensorDict: ``[B, L]`` records with ``row`` and ``owns_row``.
