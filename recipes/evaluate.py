@@ -11,7 +11,6 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 
-from torchrl_wm.envs import model_specs
 from torchrl_wm.training import (
     CheckpointError,
     Evaluator,
@@ -21,6 +20,7 @@ from torchrl_wm.training import (
     seed_everything,
     with_latents,
 )
+from torchrl_wm.training.assembly import build_algorithm
 from torchrl_wm.training.configuration import instantiate, resolve_device
 
 
@@ -32,12 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = resolve_device(options.device)
     seed_everything(options.seed)
     env = instantiate(config.env, seed=options.seed, num_envs=options.envs)
-    algorithm = instantiate(
-        config.algorithm,
-        *model_specs(env),
-        world_model=instantiate(config.world_model),
-        device=device,
-    )
+    algorithm = build_algorithm(config, env, device)
     path = Path(options.checkpoint) if options.checkpoint else latest_checkpoint(run.checkpoints)
     checkpoint = read_checkpoint(path)
     algorithm.load_state_dict(checkpoint.state("algorithm"))

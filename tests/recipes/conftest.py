@@ -32,7 +32,7 @@ def command(tmp_path, monkeypatch, capfd):
     def tiny(*arguments, **options):
         return run("train", *arguments, "algorithm=tiny", *TINY, **options)
 
-    run.tiny = tiny
+    run.tiny, run.config = tiny, TINY
     yield run
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)

@@ -85,3 +85,9 @@ def test_cuda_without_cuda_is_an_error(command):
 
 def test_command_lists_its_recipes(command):
     assert "train" in command("evaluation", fails=True)
+
+
+def test_benchmark_measures_loop_and_update(command, tmp_path):
+    output = command("benchmark", "algorithm=tiny", *command.config)
+    assert all(name in output for name in ("bare collector", "without updates", "update: "))
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,13 @@ def resolve_device(name: str) -> torch.device:
             "device. Install a CUDA build and driver, or give device=cpu."
         )
     return device
+
+
+def default_threads() -> int:
+    """All cores this process may use, but no more than small models can keep busy.
+
+    Examples:
+        >>> 1 <= default_threads() <= 8
+        True
+    """
+    return min(len(os.sched_getaffinity(0)), 8)

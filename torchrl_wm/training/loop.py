@@ -24,6 +24,7 @@ from torchrl_wm.training.metrics import MetricWindow, not_finite
 from torchrl_wm.training.progress import ProgressBar
 from torchrl_wm.training.randomness import random_state, set_random_state
 from torchrl_wm.training.ratio import UpdateRatio
+from torchrl_wm.training.run_folder import CHECKPOINTS
 from torchrl_wm.training.snapshot import (
     experience_state,
     load_experience_state,
@@ -97,7 +98,7 @@ class Trainer:
     ):
         _check_warm_up(warmup_steps, replay, action_repeat(env))
         self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
-        self.total_steps, self.checkpoints = total_steps, Path(run_dir) / "checkpoints"
+        self.total_steps, self.run_dir = total_steps, Path(run_dir)
         self.log, self.evaluator = log, evaluator
         self.action_repeat, self.warmup_steps = action_repeat(env), warmup_steps
         self.world_model_pretrain_steps = world_model_pretrain_steps
@@ -158,11 +159,11 @@ class Trainer:
     def _turn(self, interruption: Interruption) -> EvaluationResult | None:
         """One unit of work, and what is due after it."""
         if self._work_due():
-            self._update()
+            self.update()
         elif self._evaluation_due():
             return self._evaluate(interruption)
         else:
-            self._collect()
+            self.collect()
         if self.logging.passed(self.steps) or self._long_silence():
             self._write_line()
         if self.checkpointing.passed(self.steps):
@@ -185,7 +186,8 @@ class Trainer:
         final = self.steps >= self.total_steps and self.evaluating.last < self.steps
         return final or self.evaluating.due(self.steps)
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Collects one batch and stores it."""
         warm_up = self.steps < self.warmup_steps
         self.algorithm.policy.random_actions = warm_up
         room = self.replay.room()
@@ -198,7 +200,8 @@ class Trainer:
         if not warm_up:
             self.ratio.add(batch.numel())
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Samples one batch and trains on it."""
         sample = self.replay.sample()
         if self.device.type != "cpu":
             sample = sample.to(self.device, non_blocking=True)
@@ -232,7 +235,7 @@ class Trainer:
         if bad := not_finite(values):
             raise FloatingPointError(
                 f"Not finite at step {self.steps}, update {self.updates}: {', '.join(bad)}. The "
-                f"checkpoints in {self.checkpoints} are from before; metrics.csv has the line."
+                f"checkpoints in {self.run_dir} are from before; metrics.csv has the line."
             )
 
     # Checkpoints -------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ class Trainer:
         }
         require_plain(states)
         writers = {"replay": self.replay.save}
-        return write_checkpoint(self.checkpoints, self.steps, states, writers=writers)
+        return write_checkpoint(self.run_dir / CHECKPOINTS, self.steps, states, writers=writers)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continues from ``checkpoint``; everything must have been built as for that run.

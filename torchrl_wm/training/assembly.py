@@ -1,0 +1,99 @@
+"""From a composed config to a trainer; algorithms, worlds and environments come by ``_target_``."""
+
+from __future__ import annotations
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torchrl.envs import EnvBase
+
+from torchrl_wm.data import StepReplay
+from torchrl_wm.envs import action_repeat, model_specs
+from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
+from torchrl_wm.training.configuration import instantiate
+from torchrl_wm.training.evaluation import Evaluator
+from torchrl_wm.training.loop import Trainer, with_latents
+from torchrl_wm.training.ratio import UpdateRatio
+from torchrl_wm.training.run_folder import RunFolder
+
+
+def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> nn.Module:
+    """The algorithm of ``config`` for the specs of ``env``."""
+    return instantiate(
+        config.algorithm,
+        *model_specs(env),
+        world_model=instantiate(config.world_model),
+        device=device,
+    )
+
+
+def build_trainer(
+    config: DictConfig, device: torch.device, resumed: RunFolder | None = None
+) -> Trainer:
+    """Assembles the run that ``config`` describes, in a new folder or from a checkpoint.
+
+    Args:
+        config (DictConfig): what ``recipes/config/train.yaml`` composes.
+        device (torch.device): where the algorithm lives.
+        resumed (RunFolder, optional): the run to go on with. Defaults to a new one in
+            ``config.run_dir``.
+
+    Raises:
+        OptionError: for an option that a part does not take.
+        FileExistsError: if ``config.run_dir`` is not empty.
+        CheckpointError: if the newest checkpoint of ``resumed`` cannot be used.
+    """
+    options = dict(config.training)
+    env = instantiate(config.env, seed=config.seed)
+    evaluation_env = instantiate(
+        config.env, seed=config.seed + 1, num_envs=options.pop("evaluation_envs")
+    )
+    algorithm = build_algorithm(config, env, device)
+    evaluator = Evaluator(
+        with_latents(evaluation_env, algorithm.policy),
+        algorithm.evaluation_policy,
+        options.pop("evaluation_episodes"),
+        seed=config.seed,
+    )
+    ratio = UpdateRatio(
+        options.pop("updates"),
+        options.pop("every"),
+        train_ratio=options.pop("train_ratio"),
+        batch_steps=config.replay.batch_size * config.replay.slice_length,
+        first=options.pop("first_updates"),
+    )
+    run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
+    trainer = Trainer(
+        env,
+        algorithm,
+        _build_replay(config, env, algorithm, run),
+        ratio,
+        total_steps=config.total_steps,
+        run_dir=run.path,
+        log=instantiate(config.logger, run.path),
+        evaluator=evaluator,
+        seed=config.seed,
+        device=device,
+        **options,
+    )
+    if resumed is not None:
+        trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
+        run.note_start(resumed_at=trainer.steps)
+    return trainer
+
+
+def _build_replay(
+    config: DictConfig, env: EnvBase, algorithm: nn.Module, run: RunFolder
+) -> StepReplay:
+    """The replay, with enough spare rows that a checkpoint never has to copy observations."""
+    observation_spec, action_spec = model_specs(env)
+    decisions = config.training.checkpoint_every // action_repeat(env)
+    return instantiate(
+        config.replay,
+        num_envs=env.batch_size[0],
+        action_spec=action_spec,
+        observation_keys=list(observation_spec.keys(True, True)),
+        latents=dict.fromkeys(algorithm.world_model.latent_keys, torch.float16),
+        scratch_dir=run.replay,
+        slack=max(2 * decisions, 10_000),
+    )
