@@ -10,8 +10,8 @@ from tensordict import TensorDict
 class Streams:
     """Environments that count, and a log of the records that their experience consists of.
 
-    Observation k of environment e is ``1000 e + k``, the action there 0.5 more, the reward that arrives
-    with it 0.25 more, and the belief that the policy notes there its negative.
+    Observation k of environment e is ``1000 e + k``, the action there 0.5 more, the reward that
+    arrives with it 0.25 more, and the belief that the policy notes there its negative.
     """
 
     def __init__(self, num_envs: int):

@@ -70,7 +70,7 @@ def real_env(limit):
 
 
 def test_three_real_environments_with_asynchronous_resets(assert_same):
-    """CartPole capped at 1, 5 and 30 steps in one stock collector: each slice is a piece of the log."""
+    """CartPole capped at 1, 5 and 30 steps, one stock collector: a slice is a piece of the log."""
     torch.manual_seed(0)
     env = SerialEnv(3, [lambda n=n: real_env(n) for n in (1, 5, 30)])
     env.set_seed(0)

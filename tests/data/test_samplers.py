@@ -43,7 +43,7 @@ def test_slices_are_contiguous_and_inside_the_window(counts, slack):
 
 
 def test_starts_are_uniform():
-    """Chi-square over every start of three environments; the 0.999 quantile for 35 degrees is 66.6."""
+    """Chi-square over every start; the 0.999 quantile for 35 degrees of freedom is 66.6."""
     buffer = make((23, 12, 13), batch=500, generator=torch.Generator().manual_seed(3))
     starts = 17 + 9 + 10
     seen = torch.zeros(3, 30)

@@ -137,7 +137,7 @@ def filled(kind, **sampler_options):
 
 
 def test_stock_slices_with_the_default_marks(assert_same):
-    """SliceSampler marks all slice starts as is_init and all slice ends as done; neither gets through."""
+    """SliceSampler marks slice starts as is_init and slice ends as done; neither gets through."""
     buffer, encoding = filled(TensorDictReplayBuffer)
     sample = buffer.sample()
     assert (

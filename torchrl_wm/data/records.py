@@ -120,9 +120,9 @@ def _check_restarts(is_init: Tensor, done: Tensor, kept: Tensor | None) -> None:
     if broken.any():
         environment, step = broken.nonzero()[0].tolist()
         raise ValueError(
-            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment} "
-            "although the step before is done. Rows of a batch are environments in the order of time; do not "
-            "reshape or shuffle it, and put an InitTracker into the environment."
+            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment}, but the "
+            "step before is done. Rows of a batch are environments in the order of time; do not reshape "
+            "or shuffle it, and put an InitTracker into the environment."
         )
 
 
@@ -133,16 +133,16 @@ def _interleave(
     kept: Tensor | None,
 ) -> dict[NestedKey, Tensor]:
     """Puts final records behind those of their steps; entries absent from ``final`` get zeros."""
-    kept = torch.ones_like(done) if kept is None else kept
-    width = (kept.long() + done.long()).flatten()
+    width = (done.long() + (1 if kept is None else kept.long())).flatten()
     behind = width.cumsum(0)
     total = int(behind[-1])
-    own_at = (behind - width)[kept.flatten()]
+    own_at = behind - width
+    own_at = own_at if kept is None else own_at[kept.flatten()]
     final_at = (behind - 1)[done.flatten()]
     out = {}
     for key, value in own.items():
         merged = value.new_zeros(total, *value.shape[2:])
-        merged[own_at] = value[kept]
+        merged[own_at] = value.flatten(0, 1) if kept is None else value[kept]
         if key in final:
             merged[final_at] = final[key].to(value.dtype)
         out[key] = merged

@@ -49,9 +49,9 @@ class StepReplay:
         scratch_dir (str or Path, optional): folder of the memory-mapped rows; it must be empty,
             unless :meth:`load` is called before the first :meth:`extend`. Defaults to rows in RAM.
         slack (int, optional): records that can be collected between two checkpoints, of all
-            environments together; with memory-mapped rows, which a checkpoint does not copy, the
-            rings are that much longer. :meth:`extend` refuses to write more, see :meth:`room`.
-            Defaults to 0.
+            environments together (the end of an episode gives two in one step); with memory-mapped
+            rows, which a checkpoint does not copy, the rings are that much longer. :meth:`extend`
+            refuses to write more, see :meth:`room`. Defaults to 0.
         seed (int, optional): of the sampler's own generator. Defaults to the global generator.
 
     Examples:
