@@ -45,7 +45,7 @@ from torchrl_wm.modules.outputs import (
     one_hot_groups,
     output_layer,
 )
-from torchrl_wm.modules.styles import NETWORKS, Style, check_style
+from torchrl_wm.modules.styles import NETWORKS, SIZES, Style, check_style
 
 Predictions = dict[NestedKey, Distribution]
 
@@ -337,18 +337,20 @@ def make_decoder(
     vectors, images = split_observations(observation_spec)
     v3, features = style == "v3", belief_size + state_size
     network = NETWORKS[style] if v3 else {**NETWORKS[style], "norm": norm}
-    units = units or (1024 if v3 else 400)
+    defaults = SIZES[style]
+    depth = defaults["depth"] if depth is None else depth
+    units = defaults["units"] if units is None else units
     vector = image = None
     if vectors:
-        squash, layers = v3 if use_symlog is None else use_symlog, layers or (3 if v3 else 4)
+        squash = v3 if use_symlog is None else use_symlog
+        layers = defaults["layers"] if layers is None else layers
         vector = VectorDecoder(
             vectors, features, layers=layers, units=units, use_symlog=squash, **network
         )
     if images and v3:
-        sizes = {"depth": depth or 64, "mults": mults, "kernel": kernel, "units": units}
+        sizes = {"depth": depth, "mults": mults, "kernel": kernel, "units": units}
         image = UpsamplingImageDecoder(images, belief_size, state_size, blocks=blocks, **sizes)
     elif images:
         activation = "relu" if style == "v1" else "elu"
-        depth = depth or (32 if style == "v1" else 48)
         image = StridedImageDecoder(images, features, depth=depth, activation=activation, norm=norm)
     return Decoder(belief_size, state_size, vector, image)

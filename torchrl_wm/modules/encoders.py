@@ -23,7 +23,7 @@ from torchrl_wm.modules.observations import (
     read,
     split_observations,
 )
-from torchrl_wm.modules.styles import NETWORKS, Style, check_style
+from torchrl_wm.modules.styles import NETWORKS, SIZES, Style, check_style
 
 
 class VectorEncoder(nn.Module):
@@ -268,17 +268,18 @@ def make_encoder(
     """
     check_style(style)
     vectors, images = split_observations(observation_spec)
-    v3 = style == "v3"
+    v3, sizes = style == "v3", SIZES[style]
+    depth = sizes["depth"] if depth is None else depth
     network = NETWORKS[style] if v3 else {**NETWORKS[style], "norm": norm}
     vector = image = None
     if vectors:
         squash = v3 if use_symlog is None else use_symlog
-        sizes = {"layers": layers or (3 if v3 else 4), "units": units or (1024 if v3 else 400)}
-        vector = VectorEncoder(vectors, use_symlog=squash, **sizes, **network)
+        layers = sizes["layers"] if layers is None else layers
+        units = sizes["units"] if units is None else units
+        vector = VectorEncoder(vectors, layers=layers, units=units, use_symlog=squash, **network)
     if images and v3:
-        image = PooledImageEncoder(images, depth=depth or 64, mults=mults, kernel=kernel)
+        image = PooledImageEncoder(images, depth=depth, mults=mults, kernel=kernel)
     elif images:
         activation = "relu" if style == "v1" else "elu"
-        depth = depth or (32 if style == "v1" else 48)
         image = StridedImageEncoder(images, depth=depth, activation=activation, norm=norm)
     return Encoder(vector, image)

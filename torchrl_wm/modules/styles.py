@@ -13,6 +13,13 @@ NETWORKS = {
 }
 """Arguments of dense networks (``MLP``, ``Head``) by style; PlaNet's pictures use ``"v1"``."""
 
+SIZES = {
+    "v1": {"depth": 32, "layers": 4, "units": 400},
+    "v2": {"depth": 48, "layers": 4, "units": 400},
+    "v3": {"depth": 64, "layers": 3, "units": 1024},
+}
+"""Sizes of encoders and decoders by style: unit of channels, layers and units for vectors."""
+
 
 def check_style(style: str) -> None:
     """Raises a ValueError for an unknown style.
