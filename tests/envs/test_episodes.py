@@ -22,6 +22,7 @@ CASES = [
     (gymnasium, ("CartPole-v1",), {"num_envs": 2, "vectorization": "gymnasium"}),
     (gymnasium, ("Pendulum-v1",), {"num_envs": 2, "max_episode_steps": 9}),
     (gymnasium, ("LunarLander-v3",), {"num_envs": 2, "max_episode_steps": 20}),
+    (gymnasium, ("BipedalWalker-v3",), {"max_episode_steps": 20}),
     (dm_control, ("cartpole", "balance"), {"num_envs": 2, "max_episode_steps": 9}),
     (dm_control, ("lqr", "lqr_2_1"), {"max_episode_steps": 9}),
     (atari, ("Pong",), {"sticky_actions": 0.25}),
@@ -136,3 +137,11 @@ def test_the_carried_entries_survive_as_well():
     row = other.step(carried.set("action", actions[0]))
     assert row["next", "step_count"].item() == 4
     assert torch.equal(row["previous_action"], actions[2])
+
+
+def test_storing_leaves_the_random_state_alone():
+    env = gymnasium("Pendulum-v1")
+    env.reset()
+    before = torch.get_rng_state()
+    episode_state(env)
+    assert torch.equal(before, torch.get_rng_state())

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torchrl.envs import EnvBase, TransformedEnv, check_env_specs
 
-from torchrl_wm.envs.episodes import mark_fault
 from torchrl_wm.envs.singles import assemble_gymnasium
 from torchrl_wm.envs.specs import model_specs
 from torchrl_wm.envs.vectorize import assemble, check_common_options
@@ -28,9 +27,7 @@ def wrap(
 ) -> TransformedEnv:
     """Makes environments from a function of one's own and checks them.
 
-    Two are made and compared first: their specs must hold, a world model must be able to read them,
-    and whether equal seeds and actions give equal observations is remembered for
-    :func:`~torchrl_wm.envs.episode_state`.
+    One is tried out first: its specs must hold and a world model must be able to read them.
 
     Args:
         factory (callable or str): returns one ``gymnasium.Env``, one dm_control ``Environment`` or
@@ -61,17 +58,13 @@ def wrap(
     options = {"factory": factory, "factory_kwargs": factory_kwargs, "seed": seed}
     options["action_repeat"] = action_repeat
     single = partial(_single, **options, categorical=categorical_actions)
-    fault = _check(single)
+    _check(single)
     if vectorization == "gymnasium":
         around = partial(_around, **options)
-        env = assemble_gymnasium(
+        return assemble_gymnasium(
             around, num_envs, vectorization, action_repeat, categorical_actions
         )
-    else:
-        env = assemble(single, num_envs, vectorization, action_repeat)
-    if fault is not None:
-        mark_fault(env, fault)
-    return env
+    return assemble(single, num_envs, vectorization, action_repeat)
 
 
 def _resolve(factory: Callable[..., Any] | str) -> Callable[..., Any]:
@@ -141,12 +134,9 @@ def _single(
     )
 
 
-def _check(single: Callable[..., EnvBase], steps: int = 16) -> str | None:
-    """Checks specs; returns why the environment is not reproducible, or None where it is."""
-    first, second = single(index=0), single(index=0)
+def _check(single: Callable[..., EnvBase]) -> None:
+    env = single(index=0)
     with torch.random.fork_rng(devices=[]):
-        check_env_specs(first)
-        model_specs(first)
-        first.rollout(steps)
-    state = {name: torch.as_tensor(value) for name, value in first.get_episode_state().items()}
-    return second.set_episode_state([state])
+        check_env_specs(env)
+    model_specs(env)
+    env.close()

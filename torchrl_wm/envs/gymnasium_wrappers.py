@@ -159,6 +159,7 @@ class SeededEpisodes(gym.Wrapper):
         """Starts the next episode; ``seed`` replaces the seed of the run."""
         if seed is not None:
             self.log = EpisodeLog(seed, self.log.index)
+        _renew_world(self.unwrapped)
         observation, info = self.env.reset(seed=self.log.begin(), options=options)
         self.log.observe(observation)
         return observation, info
@@ -224,6 +225,14 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
             )
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return SeededEpisodes(env, seed, index)
+
+
+def _renew_world(env: gym.Env) -> None:
+    """Gives a Box2D environment a new physics world: the order of contacts outlives its reset."""
+    world = getattr(env, "world", None)
+    if type(world).__name__ == "b2World" and hasattr(env, "_destroy"):
+        env._destroy()
+        env.world = type(world)(gravity=world.gravity)
 
 
 def _is_image(space: spaces.Space) -> bool:

@@ -67,6 +67,8 @@ def assemble_gymnasium(
     single: Any, num_envs: int, vectorization: str, action_repeat: int, categorical: bool
 ) -> TransformedEnv:
     """Several gymnasium environments as one; ``single`` makes one from ``index=``."""
+    wrapped = partial(_wrapped_gymnasium, single, categorical=categorical)
+    base = None
     if vectorization == "gymnasium":
         from gymnasium import spaces
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -81,7 +83,5 @@ def assemble_gymnasium(
                 f"vectorization='gymnasium' supports Box and Discrete actions, not {actions}, "
                 "whose structure is lost in a batch; use 'serial' or 'parallel'."
             )
-        env = GymWrapper(vector, categorical_action_encoding=categorical)
-        return assemble(env, num_envs, vectorization, action_repeat)
-    single = partial(_wrapped_gymnasium, single, categorical=categorical)
-    return assemble(single, num_envs, vectorization, action_repeat)
+        base = GymWrapper(vector, categorical_action_encoding=categorical)
+    return assemble(wrapped, num_envs, vectorization, action_repeat, base=base)

@@ -9,7 +9,7 @@ from torchrl.envs import Compose, EnvBase, ParallelEnv, SerialEnv, TransformedEn
 from torchrl.envs.transforms import InitTracker, StepCounter
 
 from torchrl_wm import keys
-from torchrl_wm.envs.episodes import innermost
+from torchrl_wm.envs.episodes import innermost, remember_single
 from torchrl_wm.envs.transforms import PreviousStep
 
 VECTORIZATIONS = ("serial", "parallel", "gymnasium")
@@ -17,16 +17,22 @@ _REPEAT = "torchrl_wm_action_repeat"
 
 
 def assemble(
-    single: Callable[..., EnvBase] | EnvBase, num_envs: int, vectorization: str, action_repeat: int
+    single: Callable[..., EnvBase],
+    num_envs: int,
+    vectorization: str,
+    action_repeat: int,
+    *,
+    base: EnvBase | None = None,
 ) -> TransformedEnv:
     """Runs environments side by side and adds what the root of every environment carries.
 
     Args:
         single (callable or EnvBase): makes one environment from ``index=``; it must be picklable
-            for ``"parallel"``. Or an environment with the batch size ``[num_envs]``.
+            for ``"parallel"``.
         num_envs (int): number of environments.
-        vectorization (str): ``"serial"`` or ``"parallel"`` where ``single`` is a callable.
+        vectorization (str): ``"serial"`` or ``"parallel"``; of no effect with ``base``.
         action_repeat (int): what one decision counts, see :func:`action_repeat`.
+        base (EnvBase, optional): the ``num_envs`` environments, where they are batched already.
 
     Returns:
         TransformedEnv: batch size ``[num_envs]``, with ``is_init``, ``step_count``,
@@ -38,7 +44,9 @@ def assemble(
         >>> env.batch_size
         torch.Size([2])
     """
-    base = single if isinstance(single, EnvBase) else _batch(single, num_envs, vectorization)
+    if base is None:
+        base = _batch(single, num_envs, vectorization)
+    remember_single(base, single)
     base.__dict__[_REPEAT] = action_repeat
     transforms = Compose(InitTracker(keys.IS_INIT), StepCounter(), PreviousStep())
     # The inner environment may have transforms of its own; they must stay inside, in that order.
