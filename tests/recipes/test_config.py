@@ -1,7 +1,9 @@
+import inspect
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
 
 from torchrl_wm.envs import model_specs
 from torchrl_wm.training.configuration import (
@@ -30,6 +32,24 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
     config = _compose(f"world_model={world_model}", f"algorithm={algorithm}")
     assert config.world_model == _compose(f"world_model={world_model}").world_model
     assert (config.training.train_ratio is None) != (config.training.every is None)
+
+
+@pytest.mark.parametrize("algorithm", _names("algorithm"))
+def test_config_and_constructor_agree(algorithm):
+    node = _compose(f"algorithm={algorithm}").algorithm
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    expected = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and name not in ("world_model", "device")
+    }
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    assert set(given) == set(expected)
+    for name, value in given.items():
+        if name == "kl":
+            assert value.strategy == expected[name]["strategy"]
+        else:
+            assert value == pytest.approx(expected[name]), name
 
 
 def test_algorithms_choose_their_world_model():

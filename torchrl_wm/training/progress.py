@@ -67,10 +67,11 @@ def describe_run(algorithm: nn.Module, device: torch.device) -> str:
         parameters: head 9, together 9
     """
     name = "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
-    counts = {
-        part: sum(p.numel() for p in module.parameters())
-        for part, module in algorithm.named_children()
-    }
+    counts, seen = {}, set()
+    for part, module in algorithm.named_children():  # a shared parameter counts where it is first
+        new = {p: p.numel() for p in module.parameters() if p not in seen}
+        counts[part] = sum(new.values())
+        seen.update(new)
     parts = "".join(f"{part} {number:,}, " for part, number in counts.items() if number)
     together = sum(p.numel() for p in algorithm.parameters())
     return (
