@@ -14,6 +14,7 @@ A name with a ``*`` is a pattern of file names. ``TORCHRL_WM_GOLDEN`` names anot
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
+sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_weights
 
 
 class GoldenCase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import golden_weights
 import pytest
 import torch
 from tensordict import TensorDict
@@ -35,43 +36,6 @@ def v3_observations(golden):
     return observations, Composite(spec)
 
 
-def v3_encoder_weights(golden, encoder):
-    weights = {}
-    if encoder.vector is not None:
-        weights |= golden.dense(encoder.vector.mlp, "enc/mlp{}", "enc/mlp{}norm")
-    if encoder.image is not None:
-        pairs = zip(encoder.image.convs, encoder.image.norms, strict=True)
-        for i, (conv, norm) in enumerate(pairs):
-            weights |= conv_weights(golden, conv, norm, f"enc/cnn{i}")
-    return weights
-
-
-def v3_decoder_weights(golden, decoder):
-    weights = {}
-    if (vector := decoder.vector) is not None:
-        weights |= golden.dense(vector.mlp, "dec/mlp/linear{}", "dec/mlp/norm{}")
-        for key, out in zip(vector.keys, vector.outs, strict=True):
-            weights |= linear_weights(out, f"dec/vec/{key}/pred")
-    if (image := decoder.image) is not None:
-        weights |= linear_weights(image.from_belief, "dec/sp0")
-        weights |= golden.dense(image.from_state, "dec/sp1", "dec/sp1norm")
-        weights |= linear_weights(image.from_hidden, "dec/sp2")
-        weights |= golden.norm(image.norm, "dec/spnorm")
-        last = len(image.convs) - 1
-        for i, (conv, norm) in enumerate(zip(image.convs, image.norms, strict=False)):
-            weights |= conv_weights(golden, conv, norm, f"dec/conv{last - 1 - i}")
-        weights |= linear_weights(image.convs[-1], "dec/imgout")
-    return weights
-
-
-def linear_weights(layer, name):
-    return {f"{name}/kernel": layer.weight, f"{name}/bias": layer.bias}
-
-
-def conv_weights(golden, conv, norm, name):
-    return linear_weights(conv, name) | golden.norm(norm, f"{name}norm")
-
-
 @pytest.mark.golden("v3_encdec")
 def test_encoder_equals_the_v3_reference(golden):
     cfg = golden.cfg
@@ -79,7 +43,7 @@ def test_encoder_equals_the_v3_reference(golden):
     sizes = {"depth": cfg["enc_depth"], "mults": cfg["enc_mults"], "kernel": cfg["enc_kernel"]}
     dense = {"layers": cfg["enc_layers"], "units": cfg["enc_units"]}
     encoder = make_encoder(spec, "v3", use_symlog=bool(cfg["enc_symlog"]), **sizes, **dense)
-    weights = v3_encoder_weights(golden, encoder)
+    weights = golden_weights.v3_encoder(golden, encoder)
     golden.load(weights, below="enc/")
     tokens = encoder(observations)
     assert tokens.shape[-1] == encoder.out_features
@@ -99,7 +63,7 @@ def test_decoder_equals_the_v3_reference(golden):
     latent = belief.shape[-1], state.shape[-2:].numel()
     squash = bool(cfg["dec_symlog"])
     decoder = make_decoder(spec, *latent, "v3", use_symlog=squash, **sizes, **dense)
-    weights = v3_decoder_weights(golden, decoder)
+    weights = golden_weights.v3_decoder(golden, decoder)
     golden.load(weights, below="dec/")
     total = 0
     for key, prediction in decoder(features).items():
@@ -126,16 +90,8 @@ def test_encoder_and_decoder_equal_the_first_references(golden):
     encoder = make_encoder(spec, style, depth=golden.cfg["depth"])
     # The reference's features are state, then belief, so the belief may be the empty rest.
     decoder = make_decoder(spec, 0, features.shape[-1], style, depth=golden.cfg["depth"])
-    convs, inputs = [*encoder.image.convs], decoder.image.inputs
-    if style == "v1":
-        names = [f"enc/h{i}" for i in range(1, 5)], "dec/h1", [f"dec/h{i}" for i in range(2, 6)]
-    else:
-        four = range(4)
-        names = [f"enc/conv{i}" for i in four], "dec/convin", [f"dec/conv{i}" for i in four]
-    weights = linear_weights(inputs, names[1])
-    for layers, layer_names in ((convs, names[0]), (decoder.image.convs, names[2])):
-        for layer, name in zip(layers, layer_names, strict=True):
-            weights |= linear_weights(layer, name)
+    weights = golden_weights.first_encoder(encoder.image, style=style)
+    weights |= golden_weights.first_decoder(decoder.image, style=style)
     golden.load(weights)
     embed = encoder({"pixels": image})
     golden.close(embed, "out/embed")

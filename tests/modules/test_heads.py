@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import golden_weights
 import pytest
 import torch
 from tensordict import TensorDict
@@ -30,18 +31,6 @@ from torchrl_wm.modules.outputs import (
 )
 
 
-def v3_weights(golden, head, *names):
-    joined = lambda kind: tuple(f"head/{name}/{kind}" for name in names)
-    out = {joined("kernel"): head.out.weight, joined("bias"): head.out.bias}
-    return golden.dense(head.mlp, "mlp/linear{}", "mlp/norm{}") | out
-
-
-def v2_weights(golden, head, *names):
-    joined = lambda kind: tuple(f"out/{name}/{kind}" for name in names)
-    out = {joined("kernel"): head.out.weight, joined("bias"): head.out.bias}
-    return golden.dense(head.mlp, "dense{}", "norm{}") | out
-
-
 def v3_network(golden):
     return {"layers": golden.cfg["layers"], "units": golden.cfg["units"]}
 
@@ -53,7 +42,7 @@ def v2_network(golden):
 
 def check_v3(golden, head, names, loss):
     """Loads the weights, evaluates ``loss(distribution)`` [...] and compares every gradient."""
-    weights = v3_weights(golden, head, *names)
+    weights = golden_weights.v3_head(golden, head, *names)
     golden.load(weights)
     features = golden["in/x"].requires_grad_()
     distribution = head(features)
@@ -64,7 +53,7 @@ def check_v3(golden, head, names, loss):
 
 
 def check_v2(golden, head, names, loss):
-    weights = v2_weights(golden, head, *names)
+    weights = golden_weights.v2_head(golden, head, *names)
     golden.load(weights)
     distribution = head(golden["in/x"])
     total = loss(distribution).mean()
@@ -183,8 +172,7 @@ def test_tanh_normal_policy_equals_the_reference(golden):
     output = TanhNormalOutput(golden["in/action"].shape[-1], **options)
     network = {"activation": "elu", "norm": None, "init": "glorot"} | v3_network(golden)
     head = Head(features.shape[-1], output, **network)
-    out = {"hout/kernel": head.out.weight, "hout/bias": head.out.bias}
-    weights = golden.dense(head.mlp, "h{}", "") | out
+    weights = golden_weights.v1_head(golden, head)
     golden.load(weights)
     policy = head(features)
     golden.close(policy.loc, "out/base_mean")

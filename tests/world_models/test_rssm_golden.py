@@ -1,5 +1,6 @@
 """The RSSM against the reference codes: filtering, prior, imagination, losses and gradients."""
 
+import golden_weights
 import pytest
 import torch
 from tensordict import TensorDict
@@ -74,7 +75,7 @@ def test_planet(golden):
         cfg["deter"], embed.shape[-1], latent.raw_size, hidden, layers, activation=activation
     )
     model = make(action, cell, latent, prior, posterior)
-    weights = planet_weights(cell, prior, posterior)
+    weights = golden_weights.planet_rssm(cell, prior, posterior)
     golden.load(weights)
     out = observe(model, embed, action, noise=golden["in/eps_post"])
     for name in ("posterior", "prior"):
@@ -95,30 +96,6 @@ def test_planet(golden):
     loss.backward()
     golden.gradients(weights)
     golden.close(embed.grad, "grad/embed")
-
-
-def planet_weights(cell, prior, posterior):
-    weights = {
-        "transition/gru/gates/kernel": cell.gru.gates.weight,
-        "transition/gru/gates/bias": cell.gru.gates.bias,
-        "transition/gru/candidate/kernel": cell.gru.candidate.weight,
-        "transition/gru/candidate/bias": cell.gru.candidate.bias,
-    }
-    for i, linear in enumerate(cell.linears):
-        weights |= dense(f"transition/in{i}", linear)
-    for i, linear in enumerate(prior.mlp.linears):
-        weights |= dense(f"transition/out{i}", linear)
-    for i, linear in enumerate(posterior.mlp.linears):
-        weights |= dense(f"posterior/out{i}", linear)
-    for side, head in (("transition", prior), ("posterior", posterior)):
-        for part in ("kernel", "bias"):
-            tensor = head.output.weight if part == "kernel" else head.output.bias
-            weights[(f"{side}/mean/{part}", f"{side}/stddev/{part}")] = tensor
-    return weights
-
-
-def dense(name, linear):
-    return {f"{name}/kernel": linear.weight, f"{name}/bias": linear.bias}
 
 
 def actions_td(action):
@@ -148,9 +125,8 @@ def test_dreamer_v1(golden):
     prior = PriorHead(cfg["deter"], latent.raw_size, cfg["hidden"])
     posterior = PosteriorHead(cfg["deter"], embed.shape[-1], latent.raw_size, cfg["hidden"])
     model = make(action, cell, latent, prior, posterior)
-    weights = v1_weights(cell, prior, posterior)
-    load_keras_gru(golden, cell.gru.cell, "cell")
-    golden.load(weights | keras_gru_names(golden, "cell"))
+    weights = golden_weights.v1_rssm(cell, prior, posterior)
+    golden.load(weights | golden_weights.load_keras_gru(golden, cell.gru.cell, "cell"))
     out = observe(model, embed, action, noise=golden["in/eps_post"])
     for name, short in (("posterior", "post"), ("prior", "prior")):
         golden.close(out[name, "mean"], f"out/{short}/mean")
@@ -168,56 +144,8 @@ def test_dreamer_v1(golden):
     loss.backward()
     golden.gradients(weights)
     golden.close(embed.grad, "grad/embed")
-    check_keras_gru(golden, cell.gru.cell, "cell")
-
-
-def v1_weights(cell, prior, posterior, below=""):
-    pairs = {
-        "img1": cell.linears[0],
-        "img2": prior.mlp.linears[0],
-        "img3": prior.output,
-        "obs1": posterior.mlp.linears[0],
-        "obs2": posterior.output,
-    }
-    weights = {}
-    for name, linear in pairs.items():
-        weights |= dense(below + name, linear)
-    return weights
-
-
-def torch_gates(tensor):
-    """Keras orders the gates update, reset, candidate; torch reset, update, candidate."""
-    update, reset, candidate = tensor.chunk(3, -1)
-    return torch.cat([reset, update, candidate], -1)
-
-
-def keras_gru(golden, name, prefix="param"):
-    bias = torch_gates(golden[f"{prefix}/{name}/bias"])
-    return {
-        "weight_ih": torch_gates(golden[f"{prefix}/{name}/kernel"]).T,
-        "weight_hh": torch_gates(golden[f"{prefix}/{name}/recurrent_kernel"]).T,
-        "bias_ih": bias[0],
-        "bias_hh": bias[1],
-    }
-
-
-def keras_gru_names(golden, name):
-    return {
-        f"{name}/{part}": torch.empty_like(golden.weight(f"{name}/{part}"))
-        for part in ("kernel", "recurrent_kernel", "bias")
-    }
-
-
-def load_keras_gru(golden, cell, name):
-    with torch.no_grad():
-        for key, value in keras_gru(golden, name).items():
-            getattr(cell, key).copy_(value)
-
-
-def check_keras_gru(golden, cell, name):
-    for key, expected in keras_gru(golden, name, "grad/param").items():
-        grad = getattr(cell, key).grad
-        torch.testing.assert_close(grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    gradients = {name: p.grad for name, p in cell.gru.cell.named_parameters()}
+    golden_weights.check_keras_gru(golden, gradients, "cell")
 
 
 # -- Dreamer v2 ---------------------------------------------------------------------------------
@@ -237,7 +165,7 @@ def test_dreamer_v2(golden):
         cfg["deter"], embed.shape[-1], latent.raw_size, cfg["hidden"], norm=norm
     )
     model = make(action, cell, latent, prior, posterior)
-    weights = v2_weights(cell, prior, posterior)
+    weights = golden_weights.v2_rssm(golden, cell, prior, posterior)
     golden.load(weights)
     discrete = bool(cfg["discrete"])
     draws = forced(golden["in/sample/stoch"]) if discrete else golden["in/eps_post"]
@@ -273,30 +201,6 @@ def v2_latent(cfg):
     return GaussianLatent(cfg["stoch"], min_std=cfg["min_std"], std="sigmoid2")
 
 
-def v2_weights(cell, prior, posterior, below=""):
-    pairs = {
-        "img_in": cell.linears[0],
-        "img_out_0": prior.mlp.linears[0],
-        "img_dist_0": prior.output,
-        "obs_out": posterior.mlp.linears[0],
-        "obs_dist": posterior.output,
-        "gru/dense": cell.gru.linear,
-    }
-    norms = {
-        "gru/norm": cell.gru.norm,
-        "img_in_norm": cell.norms[0],
-        "img_out_norm_0": prior.mlp.norms[0],
-        "obs_out_norm": posterior.mlp.norms[0],
-    }
-    weights = {}
-    for name, linear in pairs.items():
-        weights |= dense(below + name, linear)
-    for name, norm in norms.items():
-        if isinstance(norm, nn.LayerNorm):
-            weights |= {f"{below}{name}/gamma": norm.weight, f"{below}{name}/beta": norm.bias}
-    return weights
-
-
 # -- Dreamer v3 ---------------------------------------------------------------------------------
 
 
@@ -315,14 +219,14 @@ def test_dreamer_v3(golden):
         blocks=cfg["blocks"],
         layers=cfg["dynlayers"],
     )
-    options = dict(activation="silu", norm="rms", init="trunc_normal")
+    options = {"activation": "silu", "norm": "rms", "init": "trunc_normal"}
     head_sizes = (latent.raw_size, cfg["hidden"])
     prior = PriorHead(cfg["deter"], *head_sizes, cfg["imglayers"], **options)
     posterior = PosteriorHead(
         cfg["deter"], tokens.shape[-1], *head_sizes, cfg["obslayers"], **options
     )
     model = make(action, cell, latent, prior, posterior)
-    weights = v3_weights(cell, prior, posterior)
+    weights = golden_weights.v3_rssm(golden, cell, prior, posterior)
     golden.load(weights)
     deter, stoch = golden["in/carry_deter"].requires_grad_(), golden["in/carry_stoch"]
     stoch.requires_grad_()
@@ -349,26 +253,3 @@ def test_dreamer_v3(golden):
     golden.close(tokens.grad, "grad/tokens")
     golden.close(deter.grad, "grad/carry_deter")
     golden.close(stoch.grad, "grad/carry_stoch")
-
-
-def v3_weights(cell, prior, posterior, below=""):
-    weights = {
-        "dynhid0/kernel": cell.hidden,
-        "dynhid0/bias": cell.hidden_bias,
-        "dyngru/kernel": cell.gates,
-        "dyngru/bias": cell.gates_bias,
-    }
-    norms = {"dynhid0norm": cell.hidden_norm}
-    for i, (linear, norm) in enumerate(zip(cell.extra, cell.extra_norms, strict=True), 1):
-        weights |= dense(f"dynhid{i}", linear)
-        norms[f"dynhid{i}norm"] = norm
-    for i, (linear, norm) in enumerate(zip(cell.inputs, cell.input_norms, strict=True)):
-        weights |= dense(f"dynin{i}", linear)
-        norms[f"dynin{i}norm"] = norm
-    for name, head in (("prior", prior), ("obs", posterior)):
-        for i, (linear, norm) in enumerate(zip(head.mlp.linears, head.mlp.norms, strict=True)):
-            weights |= dense(f"{name}{i}", linear)
-            norms[f"{name}{i}norm"] = norm
-        weights |= dense(f"{name}logit", head.output)
-    weights |= {f"{name}/scale": norm.weight for name, norm in norms.items()}
-    return {below + name: value for name, value in weights.items()}
