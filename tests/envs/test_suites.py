@@ -127,11 +127,19 @@ def test_atari_options():
     assert action_repeat(env) == 4
     ale = env.base_env._envs[0]._env.unwrapped.ale
     assert ale.getFloat("repeat_action_probability") == 0.25
-    # After a no-op start of at most 30 frames, one decision is four frames.
-    frames = ale.getEpisodeFrameNumber()
-    assert frames <= 30
-    env.rand_step(env.reset())
-    assert env.base_env._envs[0]._env.log.episode == 2
+
+
+def test_atari_starts_with_a_random_number_of_noops():
+    env = atari("Pong", noop_max=5)
+    env.reset()
+    ale = env.base_env._envs[0]._env.unwrapped.ale
+    frames = set()
+    for _ in range(20):
+        env.reset()
+        frames.add(ale.getEpisodeFrameNumber())
+    assert len(frames) > 2 and max(frames) - min(frames) <= 5
+    first = {atari("Pong", noop_max=0, seed=s).reset()["pixels"].sum().item() for s in range(3)}
+    assert len(first) == 1
 
 
 def test_atari_skips_four_frames_and_keeps_lives():
