@@ -1,71 +1,24 @@
-"""Measures, side by side, what the loop and the updates of a configured run cost.
-
-``python recipes/benchmark.py algorithm=dreamer_v3 env=cartpole`` takes the options of ``train.py``.
-"""
+"""Runs a benchmark by its name: ``python recipes/benchmark.py dreamer_update``."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import time
-from collections.abc import Callable
+import runpy
+import sys
 from pathlib import Path
 
-import hydra
-import torch
-from omegaconf import DictConfig
-
-from torchrl_wm.training import describe_run, seed_everything
-from torchrl_wm.training.assembly import build_trainer
-from torchrl_wm.training.configuration import default_threads, resolve_device
-
-CONFIG_DIR = str(Path(__file__).resolve().parent / "config")
-ROUNDS, BATCHES, UPDATES = 5, 200, 3
+FOLDER = Path(__file__).resolve().parent / "benchmarks"
+NAMES = ("acting", "dreamer_update", "replay", "training_loop")
 
 
-@hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="train")
-def main(config: DictConfig) -> None:
-    """Prints the medians of several rounds in which the candidates take turns."""
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
-    device = resolve_device(config.device)
-    torch.set_num_threads(config.threads or default_threads())
-    seed_everything(config.seed)
-    config.training.update(
-        {"first_updates": 1 + ROUNDS * UPDATES, "checkpoint_every": 0, "progress": False}
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        trainers = []
-        for name in ("bare", "loop"):
-            config.run_dir = str(Path(folder) / name)
-            trainers.append(build_trainer(config, device))
-        bare, trainer = trainers
-        print(describe_run(trainer.algorithm, device))
-        while trainer.steps < trainer.warmup_steps:
-            trainer.collect()
-        trainer.update()
-        work = {
-            "bare collector, a batch": lambda: _repeat(lambda: next(bare.batches), BATCHES),
-            "loop without updates, a batch": lambda: _repeat(trainer.collect, BATCHES),
-            "update": lambda: _repeat(trainer.update, UPDATES),
-        }
-        times = {name: [] for name in work}
-        for _ in range(ROUNDS):
-            for name, measure in work.items():
-                times[name].append(measure())
-        bare.close()
-        trainer.close()
-    for name, values in times.items():
-        print(f"{name}: {sorted(values)[ROUNDS // 2] * 1e3:.2f} ms")
-
-
-def _repeat(work: Callable[[], object], number: int) -> float:
-    """Mean seconds of one call."""
-    began = time.perf_counter()
-    for _ in range(number):
-        work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - began) / number
+def main() -> None:
+    """Runs ``benchmarks/<name>.py`` with the remaining arguments."""
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        asked = f"Unknown benchmark {sys.argv[1]!r}. " if len(sys.argv) > 1 else ""
+        sys.exit(f"{asked}Usage: benchmark.py {{{'|'.join(NAMES)}}} [its options]")
+    script = str(FOLDER / f"{sys.argv[1]}.py")
+    sys.argv = [script, *sys.argv[2:]]
+    sys.path.insert(0, str(FOLDER))
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -95,4 +95,3 @@ def results(*losses: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
         latents = part.get("latents", latents)
         metrics.update(part.exclude("latents").detach())
     return metrics, None if latents is None else latents.detach()
-

@@ -68,6 +68,17 @@ def sizes(preset: str) -> dict[str, int]:
     }
 
 
+def autocast_dtype(precision: str) -> torch.dtype:
+    """The dtype of the matrix products called ``"float32"`` or ``"bfloat16"``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"Unknown precision {precision!r}; expected 'float32' or 'bfloat16'.")
+    return getattr(torch, precision)
+
+
 class DreamerV3(Dreamer):
     """One loss and one optimiser for world model, actor and critic.
 
@@ -172,6 +183,10 @@ class DreamerV3(Dreamer):
         )
         self.slow_update = self._slow_update(1 - critic_ema_decay)
         self.starts, self.lambda_ = imagination_starts, lambda_
+        self.precision = autocast_dtype(precision)
+        if compile:
+            for part in (model, self.imagination, self.actor_loss, self.critic_loss):
+                part.compile_steps(dynamic=False)
         self.policy = FilteringActor(model, self.actor)
         self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
         parts = (model, self.actor, self.critic)
@@ -181,7 +196,8 @@ class DreamerV3(Dreamer):
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of everything on step records ``[B, T + 1]``."""
-        losses = self._losses(sample)
+        with self._autocast():
+            losses = self._losses(sample)
         loss = sum(total(part) for part in losses)
         self._descend(loss)
         if self.slow_update is not None:
@@ -190,9 +206,15 @@ class DreamerV3(Dreamer):
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model alone."""
-        losses = self.world_model_loss(sample)
+        with self._autocast():
+            losses = self.world_model_loss(sample)
         self._descend(total(losses))
         return results(losses)
+
+    def _autocast(self) -> torch.autocast:
+        device = next(self.actor.parameters()).device.type
+        reduced = self.precision != torch.float32
+        return torch.autocast(device, self.precision if reduced else None, enabled=reduced)
 
     def _descend(self, loss: torch.Tensor) -> None:
         optimizer = self.optimizers["all"]

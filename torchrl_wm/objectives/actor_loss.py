@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictParams, dispatch
 from tensordict.utils import NestedKey
-from torch import nn
+from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
@@ -67,6 +67,19 @@ class ActorLoss(LossModule):
         keys_ = self.tensor_keys
         return [keys_.features, keys_.action, keys_.lambda_target, keys_.baseline, keys_.weight]
 
+    def compile_steps(self, **options) -> None:
+        """Compiles the policy's terms.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self._terms = torch.compile(self._terms, **options)
+
+    def _terms(self, features: Tensor, action: Tensor, target: Tensor, advantage: Tensor):
+        """Objective and entropy of each row, ``[...]``."""
+        policy = self.actor(features)
+        return self.gradient(policy, action, target, advantage), policy.entropy()
+
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """The loss of imagined rows ``[...]``."""
@@ -79,9 +92,7 @@ class ActorLoss(LossModule):
             target, baseline = target / scale, baseline / scale
         advantage = target - baseline
         with self.actor_params.to_module(self.actor):
-            policy = self.actor(features.detach())
-        objective = self.gradient(policy, action, target, advantage)
-        entropy = policy.entropy()
+            objective, entropy = self._terms(features.detach(), action, target, advantage)
         loss = -weight.squeeze(-1).detach() * (objective + self.entropy_scale * entropy)
         out = TensorDict(loss_actor=masked_mean(loss, mask))
         with torch.no_grad():

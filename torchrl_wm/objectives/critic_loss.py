@@ -66,16 +66,33 @@ class CriticLoss(LossModule):
         with self.target_critic_params.to_module(self.critic):
             return self.critic(features)
 
+    def compile_steps(self, **options) -> None:
+        """Compiles the critic's terms.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self._slow_mean = torch.compile(self._slow_mean, **options)
+        self._terms = torch.compile(self._terms, **options)
+
     def terms(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``."""
+        slow = None
+        if self.slow_regularization:
+            with torch.no_grad(), self.target_critic_params.to_module(self.critic):
+                slow = self._slow_mean(features.detach())
         with self.critic_params.to_module(self.critic):
-            prediction = self.critic(features)
-            value = -prediction.log_prob(target.detach())
-            if self.slow_regularization:
-                with torch.no_grad():
-                    slow = self.slow(features.detach()).mean
-                value = value - self.slow_regularization * prediction.log_prob(slow)
-        return value, prediction.mean
+            return self._terms(features, target.detach(), slow)
+
+    def _slow_mean(self, features: Tensor) -> Tensor:
+        return self.critic(features).mean
+
+    def _terms(self, features: Tensor, target: Tensor, slow: Tensor | None):
+        prediction = self.critic(features)
+        value = -prediction.log_prob(target)
+        if slow is not None:
+            value = value - self.slow_regularization * prediction.log_prob(slow)
+        return value, prediction.mean.detach()
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:

@@ -69,23 +69,28 @@ class Imagination(nn.Module):
         with torch.set_grad_enabled(self.through_dynamics), hold_out_net(self.world_model):
             start = latents.select(*self.world_model.latent_keys).detach()
             trajectory = self.world_model.imagine(start, self.act, self.horizon, noise=noise)
-            trajectory = self._judge(trajectory.select("features", keys.ACTION).transpose(0, 1))
+            trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
+            reward, value, continuation = self._judge(trajectory["features"])
         if start_continuation is not None:
-            known = start_continuation.reshape(1, -1, 1)
-            continuation = torch.cat([known, trajectory[keys.CONTINUATION][1:]])
-            trajectory.set(keys.CONTINUATION, continuation)
-        return trajectory
+            continuation = torch.cat([start_continuation.reshape(1, -1, 1), continuation[1:]])
+        trajectory.set(keys.REWARD, reward).set(keys.STATE_VALUE, value)
+        return trajectory.set(keys.CONTINUATION, continuation)
 
     def act(self, features: Tensor) -> Tensor:
         """An action ``[..., A]`` for features whose graph is cut, as in every Dreamer."""
         return self.actor(features.detach()).rsample()
 
-    def _judge(self, trajectory: TensorDict) -> TensorDict:
-        features, model = trajectory["features"], self.world_model
-        trajectory.set(keys.REWARD, model.reward_head(features).mean)
-        trajectory.set(keys.STATE_VALUE, self.critic(features).mean)
+    def compile_steps(self, **options) -> None:
+        """Compiles what the heads say about the imagined states.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self._judge = torch.compile(self._judge, **options)
+
+    def _judge(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        model = self.world_model
+        reward, value = model.reward_head(features).mean, self.critic(features).mean
         if model.continuation_head is None:
-            continuation = torch.full_like(trajectory[keys.REWARD], self.discount)
-        else:
-            continuation = model.continuation_head(features).mean
-        return trajectory.set(keys.CONTINUATION, continuation)
+            return reward, value, torch.full_like(reward, self.discount)
+        return reward, value, model.continuation_head(features).mean

@@ -128,7 +128,9 @@ class WorldModelLoss(LossModule):
         if model.reward_head is not None:
             reward = records.get(self.tensor_keys.reward)
             reward = reward.tanh() if self.squash_reward else reward
-            losses["reward"] = -self.reward_scale * mean(model.reward_head(features).log_prob(reward))
+            losses["reward"] = -self.reward_scale * mean(
+                model.reward_head(features).log_prob(reward)
+            )
         if model.continuation_head is not None:
             goes_on = (~records.get(self.tensor_keys.terminated)).float()
             value = model.continuation_head(features).log_prob(goes_on * self.continuation_discount)
