@@ -87,7 +87,48 @@ def test_command_lists_its_recipes(command):
     assert "train" in command("evaluation", fails=True)
 
 
+def test_environment_of_an_own_function(command, tmp_path):
+    output = command.tiny("env=factory", "env.factory=tiny_run:make_env", "total_steps=30")
+    assert "at step 30" in output
+
+
 def test_benchmark_measures_loop_and_update(command, tmp_path):
-    output = command("benchmark", "algorithm=tiny", *command.config)
+    output = command("benchmark", "training_loop", "algorithm=tiny", *command.config)
     assert all(name in output for name in ("bare collector", "without updates", "update: "))
     assert not list(tmp_path.iterdir())
+
+
+SMALL = [
+    *("replay.batch_size=2", "replay.slice_length=4", "replay.capacity=200", "logger=csv"),
+    *("algorithm.imagination_horizon=3", "training.warmup_steps=12", "training.updates=1"),
+    *("training.first_updates=0", "training.steps_per_batch=1", "training.progress=false"),
+    *("training.evaluation_episodes=1", "env.max_episode_steps=10", "device=cpu"),
+    *("+world_model.belief_size=16", "+world_model.hidden_size=8", "+world_model.units=8"),
+    *("+world_model.state_size=4", "threads=1"),
+]
+DREAMERS = {
+    "dreamer_v1": ["algorithm.units=8", "training.every=4"],
+    "dreamer_v2": ["algorithm.units=8", "training.every=4", "algorithm.critic_update_every=3"],
+    "dreamer_v3": ["algorithm.lr_warmup=2", "training.train_ratio=2", "algorithm.lr=1e-2"],
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"),
+    [
+        ("dreamer_v1", "pendulum"),
+        ("dreamer_v2", "cartpole"),
+        ("dreamer_v3", "cartpole"),
+        ("dreamer_v3", "pendulum"),
+    ],
+)
+def test_resumed_dreamer_is_bitwise_equal(command, tmp_path, algorithm, env):
+    options = [f"algorithm={algorithm}", f"env={env}", *SMALL, *DREAMERS[algorithm]]
+    command("train", *options, "run_dir=whole", "total_steps=50")
+    command("train", *options, "run_dir=part", "total_steps=31")
+    (_, before) = _final(tmp_path / "part")
+    command("train", "resume=part", "total_steps=50")
+    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
+    assert step == 50
+    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
+    assert any(not torch.equal(before[name], value) for name, value in whole.items())

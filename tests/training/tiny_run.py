@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import gymnasium
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
@@ -14,7 +15,8 @@ from torchrl.data import OneHot, Unbounded
 from torchrl.envs import TensorDictPrimer
 
 from torchrl_wm.data import StepReplay
-from torchrl_wm.envs import gymnasium, model_specs
+from torchrl_wm.envs import gymnasium as make_gymnasium
+from torchrl_wm.envs import model_specs
 from torchrl_wm.training import (
     Evaluator,
     MetricLog,
@@ -69,6 +71,10 @@ class TinyModel(nn.Module):
         belief = td["belief"] * ~td["is_init"]
         inputs = torch.cat([td["observation"], td["previous_action"], belief], -1)
         return (self.cell(inputs) + 0.1 * torch.randn(belief.shape)).tanh()
+
+
+def make_env():
+    return gymnasium.make("CartPole-v1")
 
 
 def no_world_model():
@@ -151,12 +157,12 @@ def make_trainer(
     run_dir = Path(run_dir)
     seed_everything(seed)
     limits = {"max_episode_steps": 30}
-    env = env or gymnasium(id, num_envs=num_envs, seed=seed, **limits)
+    env = env or make_gymnasium(id, num_envs=num_envs, seed=seed, **limits)
     algorithm = TinyAlgorithm(*model_specs(env), poison_at=poison_at)
     replay = make_replay(env, run_dir)
     evaluator = None
     if evaluate:
-        evaluation_env = with_latents(gymnasium(id, seed=seed + 1, **limits), algorithm.policy)
+        evaluation_env = with_latents(make_gymnasium(id, seed=seed + 1, **limits), algorithm.policy)
         evaluator = Evaluator(evaluation_env, algorithm.evaluation_policy, 2, seed=seed)
     defaults = {"warmup_steps": 40, "log_every": 20, "evaluate_every": 70, "checkpoint_every": 60}
     return Trainer(
