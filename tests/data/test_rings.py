@@ -68,6 +68,13 @@ def test_slack_is_written_but_not_sampled():
     assert buffer.writer.rows(0, 3, 6).tolist() == [6, 8, 0]
 
 
+def test_room_in_a_ring_that_is_not_full():
+    buffer = make(num_envs=1, rows=5, slack=2)
+    buffer.extend(records([0]))
+    buffer.writer.protect()
+    assert buffer.writer.room() == 4
+
+
 def test_protected_rows_are_not_overwritten():
     buffer = make(num_envs=1, rows=5, slack=2)
     buffer.extend(records([0] * 3))

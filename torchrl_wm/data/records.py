@@ -120,9 +120,9 @@ def _check_restarts(is_init: Tensor, done: Tensor, kept: Tensor | None) -> None:
     if broken.any():
         environment, step = broken.nonzero()[0].tolist()
         raise ValueError(
-            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment}, but the "
-            "step before is done. Rows of a batch are environments in the order of time; do not reshape "
-            "or shuffle it, and put an InitTracker into the environment."
+            f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment}, but "
+            f"step {step} is done. Rows of a batch are environments in the order of time; do not "
+            "reshape or shuffle it, and put an InitTracker into the environment."
         )
 
 
