@@ -73,6 +73,15 @@ class ActionEncoding(nn.Module):
         """Encodes one action entry: ``[..., *shape]`` to ``[..., size of that entry]``."""
         return encode_leaf(self.leaves[key], action)
 
+    def clip(self, flat: Tensor) -> Tensor:
+        """Flat actions ``[..., size]``, the values of Bounded entries clipped to their bounds."""
+        parts = list(flat.split(list(self.sizes.values()), -1))
+        for i, part in enumerate(parts):
+            if f"low_{i}" in self._buffers:
+                low, high = self.get_buffer(f"low_{i}"), self.get_buffer(f"high_{i}")
+                parts[i] = part.clamp(low.flatten(), high.flatten())
+        return parts[0] if len(parts) == 1 else cat(parts, -1)
+
     def decode(self, flat: Tensor, tensordict: TensorDictBase) -> TensorDictBase:
         """Sets the environment's action entries from their flat form, the inverse of ``forward``.
 

@@ -190,7 +190,7 @@ class UpsamplingImageDecoder(ImageDecoder):
 
     Args:
         specs (dict): image specs ``[C, H, W]`` by key.
-        belief_size (int): size of the belief, a multiple of ``blocks``.
+        belief_size (int): size of the belief, a multiple of ``blocks``; 0 where there is none.
         state_size (int): size of the state.
         depth (int, optional): unit of channels. Defaults to ``64``.
         mults (sequence of int, optional): channels of the layers in units of ``depth``, as in the
@@ -232,7 +232,7 @@ class UpsamplingImageDecoder(ImageDecoder):
             )
         self.blocks, self.activation = blocks, get_activation(activation)
         start = self.size[0] * self.size[1] * sizes[0]
-        self.from_belief = BlockLinear(belief_size, start, blocks)
+        self.from_belief = BlockLinear(belief_size, start, blocks) if belief_size else None
         self.from_state = MLP(state_size, 2 * units, 1, activation=activation, norm=norm)
         self.from_hidden = dense(2 * units, start)
         self.norm = make_norm(norm, sizes[0])
@@ -242,9 +242,10 @@ class UpsamplingImageDecoder(ImageDecoder):
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
         """Belief ``[N, D]`` and state ``[N, S]`` to pictures ``[N, C, H, W]`` in [0, 1]."""
-        x = self.from_belief(belief).unflatten(-1, (self.blocks, *self.size, -1))
-        x = x.permute(0, 2, 3, 1, 4).flatten(-2)
-        x = x + self.from_hidden(self.from_state(state)).view_as(x)
+        x = self.from_hidden(self.from_state(state)).unflatten(-1, (*self.size, -1))
+        if self.from_belief is not None:
+            blocks = self.from_belief(belief).unflatten(-1, (self.blocks, *self.size, -1))
+            x = x + blocks.permute(0, 2, 3, 1, 4).flatten(-2)
         x = self.activation(self.norm(x)).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
             x = conv(F.interpolate(x, scale_factor=2))

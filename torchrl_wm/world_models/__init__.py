@@ -1,7 +1,17 @@
 """World models: what is carried from step to step, and how it is filtered and predicted."""
 
+from torchrl_wm.world_models.feed_forward import FeedForward, Identity
+from torchrl_wm.world_models.make_feed_forward import make_autoencoder, make_identity
 from torchrl_wm.world_models.make_rssm import make_rssm
 from torchrl_wm.world_models.rssm import RSSM
 from torchrl_wm.world_models.world_model import WorldModel
 
-__all__ = ["RSSM", "WorldModel", "make_rssm"]
+__all__ = [
+    "RSSM",
+    "FeedForward",
+    "Identity",
+    "WorldModel",
+    "make_autoencoder",
+    "make_identity",
+    "make_rssm",
+]

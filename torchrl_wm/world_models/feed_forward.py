@@ -1,0 +1,139 @@
+"""World models without recurrence: the latent is what is observed now."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+
+from torchrl_wm import keys
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.dynamics import EnsembleDynamics
+from torchrl_wm.modules.flat_encoder import FlatEncoder
+from torchrl_wm.modules.latents import GaussianLatent, Statistics
+from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
+
+
+class FeedForward(WorldModel):
+    """A latent that depends on the present observation alone, and Gaussian dynamics.
+
+    The posterior is a Gaussian of fixed width around the code of the observation. Its divergence
+    from the prior, what the dynamics predict, is the negative log-likelihood of the code up to a
+    constant, so the losses of the recurrent models train this one; errors below the width cost next
+    to nothing. Nothing predicts the first observation of an episode: there the divergence is zero.
+
+    For environments whose observation tells the state (Pendulum, CartPole with velocities).
+
+    Args:
+        encoder (nn.Module): from a TensorDict of observations to the code ``[..., S]``.
+        action_encoding (ActionEncoding): how actions become vectors.
+        dynamics (EnsembleDynamics): the next latent from latent and action.
+
+    Keyword Args:
+        posterior_std (float, optional): width of the posterior. Defaults to ``0.01``.
+        state_key (NestedKey, optional): the latent entry. Defaults to ``"state"``.
+        **options: decoder, heads and keys of :class:`~torchrl_wm.world_models.WorldModel`.
+
+    With several members, the noise of a row has one number more, uniform in [0, 1), that says which
+    member predicts it. Drawn anew for every row, it gives each member a part of the batch of its
+    own to train on; where it stays the same along a trajectory, that follows one member.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        action_encoding: ActionEncoding,
+        dynamics: EnsembleDynamics,
+        *,
+        posterior_std: float = 0.01,
+        state_key: NestedKey = keys.STATE,
+        **options,
+    ):
+        size = encoder.out_features
+        super().__init__(
+            encoder, action_encoding, GaussianLatent(size), {state_key: size}, **options
+        )
+        self.dynamics, self.posterior_std = dynamics, posterior_std
+
+    def noise(self, batch_size, device=None) -> Tensor:
+        """Unit normal noise of the latent; with several members, and the uniform draw of one."""
+        noise = super().noise(batch_size, device)
+        if self.dynamics.members == 1:
+            return noise
+        return torch.cat([noise, torch.rand(*batch_size, 1, device=device)], -1)
+
+    def compile_steps(self, **options) -> FeedForward:
+        """Compiles the dynamics.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self.dynamics.compile(**options)
+        return self
+
+    def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
+        return (self._draw(self._posterior(tokens), noise),)
+
+    def _observe_tensors(self, tokens, action, is_init, carry, noise):
+        posterior = self._posterior(tokens)
+        states = self._draw(posterior, noise)
+        before = torch.cat([carry[0].unsqueeze(1), states[:, :-1]], 1)
+        # What came before a reset must not even be multiplied by zero: it may be anything.
+        before = torch.where(is_init, torch.zeros_like(before), before)
+        action = torch.where(is_init, torch.zeros_like(action), action)
+        prior = self._prior(before, action, noise)
+        prior = tuple(torch.where(is_init, q, p) for q, p in zip(posterior, prior, strict=True))
+        sides = {"prior": prior, "posterior": posterior}
+        named = {k: dict(zip(self.latent.names, v, strict=True)) for k, v in sides.items()}
+        return (states,), named
+
+    def _predict_tensors(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> LatentTensors:
+        return (self.latent.rsample(self._prior(latents[0], action, noise), self._normal(noise)),)
+
+    def _posterior(self, tokens: Tensor) -> Statistics:
+        tokens = tokens.float()
+        return tokens, torch.full_like(tokens, self.posterior_std)
+
+    def _prior(self, state: Tensor, action: Tensor, noise: Tensor) -> Statistics:
+        members, member = self.dynamics.members, None
+        if members > 1:
+            member = (noise[..., -1:] * members).long().clamp_max(members - 1)
+        # A policy without bounds may sample what the environment would clip.
+        return self.dynamics(state, self.action_encoding.clip(action), member)
+
+    def _draw(self, posterior: Statistics, noise: Tensor) -> Tensor:
+        # Without the noise a learned code could shrink until nothing exceeds the posterior's width.
+        return self.latent.rsample(posterior, self._normal(noise))
+
+    def _normal(self, noise: Tensor) -> Tensor:
+        return noise[..., : self.latent.size]
+
+
+class Identity(FeedForward):
+    """A feed-forward model whose latent is the observation itself, flattened, numbers in symlog.
+
+    There is nothing to reconstruct and no decoder to train: :meth:`decode` undoes the flattening.
+
+    Args:
+        encoder (FlatEncoder): joins the observations.
+        action_encoding (ActionEncoding): how actions become vectors.
+        dynamics (EnsembleDynamics): the next latent from latent and action.
+
+    Keyword Args:
+        **options: those of :class:`FeedForward`, without a decoder.
+    """
+
+    encoder: FlatEncoder
+
+    def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Reads latents ``[...]``, writes the observations that they are below ``"decoded"``."""
+        state = self._require(tensordict, self.latent_keys[0])
+        for key, value in self.encoder.inverse(state).items():
+            tensordict.set(unravel_key(("decoded", key)), value)
+        return tensordict
+
+    def _draw(self, posterior: Statistics, noise: Tensor) -> Tensor:
+        return posterior[0]
