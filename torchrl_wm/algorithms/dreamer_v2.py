@@ -82,7 +82,7 @@ class DreamerV2(Dreamer):
         world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
         grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
         weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
-        units, layers (int, optional): networks of actor and critic.
+        units, actor_layers, critic_layers (int, optional): networks of actor and critic.
         device (torch.device, optional): where the parameters live.
     """
 
@@ -115,7 +115,8 @@ class DreamerV2(Dreamer):
         grad_clip: float = 100.0,
         weight_decay: float = 1e-6,
         units: int = 400,
-        layers: int = 4,
+        actor_layers: int = 4,
+        critic_layers: int = 4,
         device: torch.device | str | None = None,
     ):
         super().__init__()
@@ -127,10 +128,10 @@ class DreamerV2(Dreamer):
             action_spec,
             model.feature_size,
             continuous="truncated_normal",
-            layers=layers,
+            layers=actor_layers,
             **network,
         )
-        self.critic = NormalHead(model.feature_size, layers=layers, **network)
+        self.critic = NormalHead(model.feature_size, layers=critic_layers, **network)
         self.world_model = model
         self.to(device)
         self.world_model_loss = WorldModelLoss(

@@ -98,14 +98,18 @@ class DreamerV3(Dreamer):
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
         use_reconstruction, use_symlog (bool, optional): see ``make_rssm``. Default to ``True``.
         use_ema_critic (bool, optional): regularise towards a slow critic. Defaults to ``True``.
-        critic_ema_decay (float, optional): share of the slow critic kept. Defaults to ``0.98``.
+        critic_ema_decay (float, optional): share of the slow critic kept when it moves. Defaults to
+            ``0.98``.
+        critic_update_every (int, optional): updates from one move to the next. Defaults to ``1``.
         replay_critic_scale (float, optional): weight of the critic's loss on replayed states.
         entropy (float, optional): weight of the policy's entropy. Defaults to ``3e-4``.
         return_rate (float, optional): rate of the return normaliser. Defaults to ``0.01``.
         lr (float, optional): learning rate after a linear warm-up. Defaults to ``4e-5``.
         agc (float, optional): adaptive gradient clipping. Defaults to ``0.3``.
         lr_warmup (int, optional): updates of the warm-up. Defaults to ``1000``.
-        layers (int, optional): hidden layers of actor and critic. Defaults to ``3``.
+        units (int, optional): size of the layers of actor and critic; that of the preset where
+            ``None``. Defaults to ``None``.
+        actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``3``.
         bins (int, optional): bins of rewards and values. Defaults to ``255``.
         precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products.
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
@@ -141,13 +145,16 @@ class DreamerV3(Dreamer):
         use_symlog: bool = True,
         use_ema_critic: bool = True,
         critic_ema_decay: float = 0.98,
+        critic_update_every: int = 1,
         replay_critic_scale: float = 0.3,
         entropy: float = 3e-4,
         return_rate: float = 0.01,
         lr: float = 4e-5,
         agc: float = 0.3,
         lr_warmup: int = 1000,
-        layers: int = 3,
+        units: int | None = None,
+        actor_layers: int = 3,
+        critic_layers: int = 3,
         bins: int = 255,
         precision: str = "float32",
         compile: bool = False,
@@ -157,11 +164,13 @@ class DreamerV3(Dreamer):
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog, "bins": bins}
         chosen = {"style": "v3", **sizes(size), **flags}
         model = build_world_model(world_model, observation_spec, action_spec, chosen)
-        network = {"layers": layers, "units": chosen["units"]}
+        units = chosen["units"] if units is None else units
         features = model.feature_size
         self.world_model = model
-        self.actor = actor_head(action_spec, features, out_scale=0.01, **network)
-        self.critic = TwoHotHead(features, bins=bins, **network)
+        self.actor = actor_head(
+            action_spec, features, out_scale=0.01, layers=actor_layers, units=units
+        )
+        self.critic = TwoHotHead(features, bins=bins, layers=critic_layers, units=units)
         self.to(device)
         self.world_model_loss = WorldModelLoss(
             model, make_divergence(free_bits=free_bits, **kl), continuation_discount=discount
@@ -181,7 +190,7 @@ class DreamerV3(Dreamer):
         self.replay_critic_loss = ReplayCriticLoss(
             self.critic_loss, discount=discount, lambda_=lambda_, scale=replay_critic_scale
         )
-        self.slow_update = self._slow_update(1 - critic_ema_decay)
+        self.slow_update = self._slow_update(1 - critic_ema_decay, critic_update_every)
         self.starts, self.lambda_ = imagination_starts, lambda_
         self.precision = autocast_dtype(precision)
         if compile:
