@@ -109,11 +109,15 @@ class GoldenCase:
         self._compare(actual, self[name], name, tolerance)
 
     def gradients(
-        self, weights: Mapping[str | tuple[str, ...], Tensor], prefix: str = "grad/param"
+        self,
+        weights: Mapping[str | tuple[str, ...], Tensor],
+        prefix: str = "grad/param",
+        values: Mapping[Tensor, Tensor | None] | None = None,
     ) -> None:
-        """Asserts that the ``.grad`` of each weight equals ``<prefix>/<name>``."""
+        """Asserts that the ``.grad`` of each weight, or its value, equals ``<prefix>/<name>``."""
         for name, parameter in weights.items():
-            actual = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            actual = parameter.grad if values is None else values.get(parameter)
+            actual = torch.zeros_like(parameter) if actual is None else actual
             self._compare(actual, self.weight(name, prefix), f"{prefix}/{name}", None)
 
     def _compare(self, actual: Tensor, expected: Tensor, name: str, tolerance: float | None):

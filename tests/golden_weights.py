@@ -183,15 +183,21 @@ def v3_decoder(golden, decoder):
 # -- Heads --------------------------------------------------------------------------------------
 
 
+def output(layer, names):
+    """The last layer of a head, or its layers side by side."""
+    layers = [layer] if len(names) == 1 else layer.parts
+    return linears(dict(zip(names, layers, strict=True)))
+
+
 def v1_head(golden, head, below=""):
     return golden.dense(head.mlp, below + "h{}", "") | linear(head.out, below + "hout")
 
 
 def v2_head(golden, head, *names, below=""):
-    out = joined(head.out, [f"{below}out/{name}" for name in names])
+    out = output(head.out, [f"{below}out/{name}" for name in names])
     return golden.dense(head.mlp, below + "dense{}", below + "norm{}") | out
 
 
 def v3_head(golden, head, *names, below=""):
-    out = joined(head.out, [f"{below}head/{name}" for name in names])
+    out = output(head.out, [f"{below}head/{name}" for name in names])
     return golden.dense(head.mlp, below + "mlp/linear{}", below + "mlp/norm{}") | out

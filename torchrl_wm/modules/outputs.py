@@ -40,13 +40,37 @@ class Output(nn.Module):
         raise NotImplementedError
 
 
-def output_layer(in_features: int, output: Output, *, init: Init, scale: float) -> nn.Linear:
-    """The linear layer before an output; every part of it is initialised as a layer of its own."""
-    layer = dense(in_features, output.size, init=init, scale=scale)
-    if init == "glorot" and len(output.layers) > 1:
-        for part in layer.weight.split(output.layers):
-            nn.init.xavier_uniform_(part, gain=scale)
-    return layer
+class SideBySide(nn.Module):
+    """Linear layers that read the same features, their results joined.
+
+    Layers of their own matter: initialisers look at a layer's size, and DreamerV3 clips the gradient of
+    each weight by that weight's norm, so that one layer for means and deviations learns differently.
+
+    Args:
+        in_features (int): size of the features.
+        sizes (sequence of int): outputs of each layer.
+        init (str): initialiser of all layers.
+        scale (float): factor on the initial weights.
+
+    Examples:
+        >>> SideBySide(4, [2, 3], init="glorot", scale=1.0)(torch.zeros(1, 4)).shape
+        torch.Size([1, 5])
+    """
+
+    def __init__(self, in_features: int, sizes: Sequence[int], *, init: Init, scale: float):
+        super().__init__()
+        self.parts = nn.ModuleList(dense(in_features, n, init=init, scale=scale) for n in sizes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features ``[..., in_features]`` to ``[..., sum(sizes)]``."""
+        return torch.cat([part(features) for part in self.parts], -1)
+
+
+def output_layer(in_features: int, output: Output, *, init: Init, scale: float) -> nn.Module:
+    """The linear layer before an output, or a layer for each of its parts."""
+    if len(output.layers) > 1:
+        return SideBySide(in_features, output.layers, init=init, scale=scale)
+    return dense(in_features, output.size, init=init, scale=scale)
 
 
 class _Shaped(Output):
