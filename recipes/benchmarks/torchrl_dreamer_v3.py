@@ -47,6 +47,7 @@ class Joined(nn.Module):
         self.network = network
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The network's output for the joined inputs."""
         return self.network(torch.cat(inputs, -1))
 
 

@@ -1,6 +1,7 @@
 """Measures, side by side, what the loop and the updates of a configured run cost.
 
-``python recipes/benchmark.py training_loop algorithm=dreamer_v3 env=cartpole`` takes the options of ``train.py``.
+``python recipes/benchmark.py training_loop algorithm=dreamer_v3 env=cartpole`` takes the options of
+``train.py``.
 """
 
 from __future__ import annotations

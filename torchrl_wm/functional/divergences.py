@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -16,6 +15,7 @@ def gaussian_kl(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor
         Tensor: ``[...]``, the sum over the ``S`` variables.
 
     Examples:
+        >>> import torch
         >>> one = torch.ones(1)
         >>> gaussian_kl(one, one, 0 * one, one)
         tensor(0.5000)
@@ -35,6 +35,7 @@ def categorical_kl(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
         Tensor: ``[...]``, the sum over the ``S`` categoricals.
 
     Examples:
+        >>> import torch
         >>> p = torch.tensor([[0.5, 0.5]]).log()
         >>> categorical_kl(p, torch.tensor([[0.25, 0.75]]).log())
         tensor(0.1438)

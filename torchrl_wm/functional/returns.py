@@ -47,7 +47,9 @@ def lambda_return(
     """
     for name, value in (("next_value", next_value), ("discount", discount), ("lambda_", lambda_)):
         if isinstance(value, Tensor) and value.shape != reward.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; reward has {tuple(reward.shape)}.")
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; reward has {tuple(reward.shape)}."
+            )
     decay = torch.as_tensor(discount * lambda_, dtype=reward.dtype, device=reward.device)
     decay = decay.expand_as(reward).unbind(time_dim)
     immediate = (reward + discount * (1 - lambda_) * next_value).unbind(time_dim)

@@ -1,4 +1,4 @@
-"""The loss of a world model: what the observations, rewards and ends were, and how far prior and posterior are apart."""
+"""The loss of a world model: observations, rewards, ends, and the divergence of posterior and prior."""
 
 from __future__ import annotations
 
