@@ -17,7 +17,7 @@ class RecordedPolicy:
 
 
 class RecordedActor(nn.Module):
-    """Wraps an actor; ``draws`` give its samples step by step, each a function of the distribution."""
+    """Wraps an actor; ``draws``, functions of its distribution, give the samples step by step."""
 
     def __init__(self, actor, draws):
         super().__init__()
@@ -57,7 +57,7 @@ def recorded():
 
 @pytest.fixture
 def gradients():
-    """Follows an algorithm's optimisers: ``{parameter: gradient}`` of the latest update."""
+    """Follows an algorithm's optimisers: ``{parameter: gradient}``, the first since it was cleared."""
 
     def follow(algorithm):
         latest = {}
@@ -65,7 +65,7 @@ def gradients():
         def keep(optimizer, *_):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    if parameter.grad is not None:
+                    if parameter.grad is not None and parameter not in latest:
                         latest[parameter] = parameter.grad.clone()
 
         for optimizer in algorithm.optimizers.values():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import golden_weights
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 
-from torchrl_wm.algorithms import DreamerV3
+from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3
 from torchrl_wm.modules.decoders import make_decoder
+from torchrl_wm.modules.outputs import TanhNormalOutput
+from torchrl_wm.objectives import align_v1, align_v2
 from torchrl_wm.world_models import make_rssm
 
 
@@ -175,7 +179,7 @@ class V3Agent:
         records["reward"] = data["reward"].unsqueeze(-1)
         for key, flag in FLAGS.items():
             records[flag] = data[key].unsqueeze(-1)
-        # A chunk that follows the one before goes on from its last latents, another from stored ones.
+        # A chunk that follows the one before goes on from its last latents.
         follows = data["consec"][:, :1] != 0
         stored = {"belief": data["dyn.deter"][:, 0], "state": data["dyn.stoch"][:, 0].flatten(-2)}
         for key, value in stored.items():
@@ -204,6 +208,7 @@ def test_dreamer_v3_equals_the_reference(golden, recorded, gradients):
         sample = case.records(step, carry)
         check_context(case, step, sample)
         imagination.record(*case.draws(step))
+        grads.clear()
         metrics, latents = case.agent.update(sample)
         check_v3_losses(golden, step, metrics)
         golden.close(latents["belief"], f"out/step{step}/deter")
@@ -262,3 +267,312 @@ def check_v3_parameters(case, step, grads):
 
 def close(actual, expected):
     torch.testing.assert_close(actual.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+# -- Dreamer v2 and v1 --------------------------------------------------------------------------
+
+
+def records(observations, action, reward, terminated, carry=None):
+    """Step records ``[B, T + 1]`` from rows whose action led to the observation; row 0 is padding."""
+    entries = {
+        **observations,
+        "previous_action": action,
+        "reward": reward.unsqueeze(-1),
+        "terminated": terminated.unsqueeze(-1),
+    }
+    padded = {key: torch.cat([x[:, :1], x], 1) for key, x in entries.items()}
+    out = TensorDict(padded, (action.shape[0], action.shape[1] + 1))
+    out["is_init"] = torch.zeros_like(out["terminated"])
+    for key, value in (carry or {}).items():
+        out[key] = value.unsqueeze(1).expand(-1, out.shape[1], -1).clone()
+    return out
+
+
+def belief_first(golden, state_size, layer):
+    """Heads of the first Dreamers read state, belief; here they read belief, state."""
+    for name, kernel in golden.entries.items():
+        head, _, end = name.rpartition(f"/{layer}/")
+        if end == "kernel" and head.split("/")[-1] not in ("encoder", "decoder"):
+            state, belief = kernel.split([state_size, len(kernel) - state_size])
+            golden.entries[name] = torch.cat([belief, state])
+
+
+def padded_row(noise):
+    return torch.cat([torch.zeros_like(noise[:, :1]), noise], 1)
+
+
+def with_gradient(value):
+    """A draw that is ``value`` with the gradient of a sample."""
+
+    def draw(policy):
+        sample = policy.rsample()
+        return value + sample - sample.detach()
+
+    return draw
+
+
+V2_KNOWN = ("reward", "is_first", "is_last", "is_terminal", "action")
+STILL = 1e-30
+"""A learning rate that leaves every float32 as it is."""
+
+
+class V2Agent:
+    """The file's agent; its world model stands still, since the reference's losses share weights."""
+
+    def __init__(self, golden):
+        self.golden, self.cfg = golden, golden.cfg
+        entries = golden.group("in").items()
+        self.observations = pictures_first(
+            {k: v for k, v in entries if "/" not in k and k not in V2_KNOWN}
+        )
+        self.action = golden["in/action"]
+        size = self.action.shape[-1]
+        spec = OneHot(size) if self.cfg["discrete_action"] else Bounded(-1, 1, (size,))
+        observations = observation_spec(self.observations)
+        self.agent = DreamerV2(observations, Composite(action=spec), **self.options())
+        self.parts = self.names()
+        belief_first(golden, golden["in/init/stoch"].shape[-2:].numel(), "dense0")
+        self.slow = slow_weights(self.agent, self.parts["critic"], "critic/", "target_critic/")
+        weights = self.parts["model"] | self.parts["actor"] | self.parts["critic"]
+        golden.load(weights | self.slow)
+
+    def options(self):
+        cfg, golden = self.cfg, self.golden
+        categoricals, classes = golden["in/init/stoch"].shape[-2:]
+        units = golden["param/actor/dense0/bias"].numel()
+        model = partial(
+            make_rssm,
+            belief_size=golden["in/init/deter"].shape[-1],
+            hidden_size=golden["param/rssm/img_in/bias"].numel(),
+            state_size=categoricals,
+            classes=classes,
+            units=golden["param/reward/dense0/bias"].numel(),
+            vector_layers=golden.layers("encoder/dense{}/bias"),
+            reward_layers=golden.layers("reward/dense{}/bias"),
+            continuation_layers=golden.layers("discount/dense{}/bias"),
+        )
+        names = ("reinforce", "dynamics", "mixed")
+        balance = {"balance": cfg["kl_balance"], "free_average": bool(cfg["kl_free_avg"])}
+        return {
+            "world_model": model,
+            "imagination_horizon": cfg["imag_horizon"],
+            "discount": cfg["discount"],
+            "lambda_": cfg["lam"],
+            "free_bits": cfg["kl_free"],
+            "kl": {"strategy": "balanced", "scale": cfg["kl_scale"], **balance},
+            "use_continuation": bool(cfg["pred_discount"]),
+            "reward_scale": cfg["reward_scale"],
+            "continuation_scale": cfg["discount_scale"],
+            "squash_reward": cfg["clip_rewards"] == 2,
+            "actor_gradient": names[cfg["actor_grad"]],
+            "entropy": cfg["actor_ent"],
+            "world_model_lr": STILL,
+            "weight_decay": 0.0,
+            "units": units,
+            "actor_layers": golden.layers("actor/dense{}/bias"),
+            "critic_layers": golden.layers("critic/dense{}/bias"),
+        }
+
+    def names(self):
+        golden, agent, model = self.golden, self.agent, self.agent.world_model
+        head = partial(golden_weights.v2_head, golden)
+        parts = (model.cell, model.prior, model.posterior)
+        weights = golden_weights.v2_rssm(golden, *parts, below="rssm/")
+        weights |= golden.dense(model.encoder.vector.mlp, "encoder/dense{}", "encoder/norm{}")
+        decoder = model.decoder.vector
+        weights |= golden.dense(decoder.mlp, "decoder/dense{}", "decoder/norm{}")
+        for key, layer in zip(decoder.keys, decoder.outs, strict=True):
+            weights |= golden_weights.linear(layer, f"decoder/dense_{key}/out")
+        weights |= head(model.reward_head, "out", below="reward/")
+        if model.continuation_head is not None:
+            weights |= head(model.continuation_head, "out", below="discount/")
+        actions = ["out"] if self.cfg["discrete_action"] else ["out", "std"]
+        actor = head(agent.actor, *actions, below="actor/")
+        return {
+            "model": weights,
+            "actor": actor,
+            "critic": head(agent.critic, "out", below="critic/"),
+        }
+
+    def sample(self):
+        golden, reward = self.golden, self.golden["in/reward"]
+        reward = reward.sign() if self.cfg["clip_rewards"] == 1 else reward
+        carry = {"belief": golden["in/init/deter"], "state": golden["in/init/stoch"].flatten(-2)}
+        terminated = golden["in/is_terminal"]
+        out = records(self.observations, self.action, reward, terminated, carry)
+        out["is_init"][:, 1:] = golden["in/is_first"].unsqueeze(-1)
+        return out.set("noise", padded_row(forced(golden["in/sample/stoch"])))
+
+    def draws(self):
+        """Row 0 of the recorded imagination is the start: its state, and no action."""
+        draw = with_gradient if self.cfg["actor_grad"] else without_gradient
+        noise = forced(self.golden["in/sample/imag_stoch"])[1:].transpose(0, 1)
+        return noise, [draw(action) for action in self.golden["in/sample/imag_action"][1:]]
+
+
+def slow_weights(agent, fast, below, instead):
+    """The target parameters of the critic under the reference's names."""
+    own = {parameter: name for name, parameter in agent.critic.named_parameters()}
+    slow = agent.critic_loss.target_critic_params
+    rename = lambda name: instead + name.removeprefix(below)
+    return {rename(name): slow[tuple(own[p].split("."))] for name, p in fast.items()}
+
+
+@pytest.mark.golden("v2_agent")
+def test_dreamer_v2_equals_the_reference(golden, recorded, gradients):
+    case = V2Agent(golden)
+    imagination, grads = recorded(case.agent), gradients(case.agent)
+    imagination.record(*case.draws())
+    metrics, _ = case.agent.update(case.sample())
+    check_v2_losses(golden, metrics)
+    check_v2_imagination(case, imagination.trajectory)
+    golden.gradients(case.parts["model"], "grad/model", grads)
+    golden.gradients(case.parts["critic"], "grad", grads)
+    if golden.group("grad/actor"):
+        golden.gradients(case.parts["actor"], "grad", grads)
+
+
+def check_v2_losses(golden, metrics):
+    cfg = golden.cfg
+    scales = {
+        "kl": cfg["kl_scale"],
+        "reward": cfg["reward_scale"],
+        "discount": cfg["discount_scale"],
+    }
+    total = 0
+    for name, value in golden.group("out/loss").items():
+        actual = metrics[f"loss_{'continuation' if name == 'discount' else name}"]
+        close(actual, scales.get(name, 1.0) * value)
+        total = total + actual
+    golden.close(total, "out/model_loss")
+    close(metrics["kl"], golden["out/kl_value"].mean())
+    golden.close(metrics["loss_actor"], "out/actor_loss")
+    golden.close(metrics["loss_critic"], "out/critic_loss")
+    golden.close(metrics["entropy"], "out/actor_ent")
+
+
+def check_v2_imagination(case, trajectory):
+    golden = case.golden
+    belief, _ = trajectory["features"].split(list(case.agent.world_model.latent_sizes.values()), -1)
+    golden.close(belief, "out/imag_deter")
+    golden.close(trajectory["reward"].squeeze(-1), "out/imag_reward")
+    golden.close(trajectory["continuation"].squeeze(-1), "out/imag_discount")
+    _, rows = align_v2(trajectory, golden.cfg["lam"])
+    golden.close(rows["lambda_target"].squeeze(-1), "out/target")
+    close(rows["weight"].squeeze(-1), golden["out/imag_weight"][:-1])
+
+
+@pytest.mark.golden("v1_train")
+def test_dreamer_v1_equals_the_reference(golden, recorded, gradients):
+    case = V1Agent(golden)
+    imagination, grads = recorded(case.agent), gradients(case.agent)
+    imagination.record(*case.draws())
+    metrics, latents = case.agent.update(case.sample())
+    golden.close(latents["belief"], "out/post/deter")
+    golden.close(latents["state"], "out/post/stoch")
+    losses = {"actor": metrics["loss_actor"], "value": metrics["loss_critic"]}
+    losses["model"] = sum(v for k, v in metrics.items() if k.startswith("loss_")) - sum(
+        losses.values()
+    )
+    check_v1_imagination(golden, imagination.trajectory)
+    for name, loss in losses.items():
+        golden.close(loss, f"out/{name}_loss")
+        check_v1_gradients(case, name, grads)
+
+
+class V1Agent:
+    """The file's agent."""
+
+    def __init__(self, golden):
+        self.golden, self.cfg = golden, golden.cfg
+        self.observations = pictures_first({"image": golden["in/image"]})
+        observations = observation_spec(self.observations)
+        actions = Composite(action=Bounded(-1, 1, (self.cfg["action_dim"],)))
+        self.agent = DreamerV1(observations, actions, **self.options())
+        output = self.agent.actor.output
+        assert output.raw_std == TanhNormalOutput(1, init_std=self.cfg["action_init_std"]).raw_std
+        self.parts = self.names()
+        cell = self.agent.world_model.cell.gru.cell
+        gru = golden_weights.load_keras_gru(golden, cell, "dynamics/cell")
+        belief_first(golden, self.cfg["stoch_size"], "h0")
+        golden.load(self.parts["model"] | self.parts["actor"] | self.parts["value"] | gru)
+
+    def options(self):
+        cfg, golden = self.cfg, self.golden
+        model = partial(
+            make_rssm,
+            belief_size=cfg["deter_size"],
+            hidden_size=golden["param/dynamics/img1/bias"].numel(),
+            state_size=cfg["stoch_size"],
+            units=cfg["num_units"],
+            depth=cfg["cnn_depth"],
+            reward_layers=golden.layers("reward/h{}/bias"),
+            continuation_layers=golden.layers("pcont/h{}/bias"),
+        )
+        return {
+            "world_model": model,
+            "imagination_horizon": cfg["horizon"],
+            "discount": cfg["discount"],
+            "lambda_": cfg["disclam"],
+            "free_bits": cfg["free_nats"],
+            "kl": {"strategy": "clipped", "scale": cfg["kl_scale"]},
+            "use_continuation": bool(cfg["pcont"]),
+            "continuation_scale": cfg["pcont_scale"],
+            "units": cfg["num_units"],
+            "actor_layers": golden.layers("actor/h{}/bias"),
+            "critic_layers": golden.layers("value/h{}/bias"),
+        }
+
+    def names(self):
+        golden, agent, model = self.golden, self.agent, self.agent.world_model
+        head = partial(golden_weights.v1_head, golden)
+        weights = golden_weights.first_encoder(model.encoder.image, "encode/")
+        weights |= golden_weights.first_decoder(model.decoder.image, "decode/")
+        parts = (model.cell, model.prior, model.posterior)
+        weights |= golden_weights.v1_rssm(*parts, below="dynamics/")
+        weights |= head(model.reward_head, below="reward/")
+        if model.continuation_head is not None:
+            weights |= head(model.continuation_head, below="pcont/")
+        actor, value = head(agent.actor, below="actor/"), head(agent.critic, below="value/")
+        return {"model": weights, "actor": actor, "value": value}
+
+    def sample(self):
+        golden = self.golden
+        terminated = golden["in/discount"] == 0
+        action, reward = golden["in/action"], golden["in/reward"]
+        out = records(self.observations, action, reward, terminated)
+        out = out.update(self.agent.world_model.initial(out.batch_size))
+        return out.set("noise", padded_row(golden["in/eps_post"]))
+
+    def draws(self):
+        noise = self.golden["in/eps_action"].unbind(0)
+        draws = [lambda policy, eps=eps: policy.rsample(noise=eps) for eps in noise]
+        return self.golden["in/eps_imag"].transpose(0, 1), draws
+
+
+def check_v1_imagination(golden, trajectory):
+    belief_first, size = trajectory["features"], golden.cfg["deter_size"]
+    belief, state = belief_first.split([size, belief_first.shape[-1] - size], -1)
+    golden.close(torch.cat([state, belief], -1)[1:], "out/imag_feat")
+    names = {"reward": "imag_reward", "state_value": "imag_value", "continuation": "imag_pcont"}
+    for key, name in names.items():
+        golden.close(trajectory[key][1:-1].squeeze(-1), f"out/{name}")
+    golden.close(trajectory["state_value"][-1].squeeze(-1), "out/bootstrap")
+    rows, _ = align_v1(trajectory, golden.cfg["disclam"])
+    golden.close(rows["lambda_target"].squeeze(-1), "out/returns")
+
+
+def check_v1_gradients(case, part, grads):
+    golden, prefix = case.golden, f"grad/{part}"
+    given = golden.group(prefix)
+    weights = {name: p for name, p in case.parts[part].items() if name in given}
+    assert weights
+    golden.gradients(weights, prefix, grads)
+    if part == "model":
+        cell = case.agent.world_model.cell.gru.cell
+        own = {name: grads[p] for name, p in cell.named_parameters()}
+        golden_weights.check_keras_gru(golden, own, "dynamics/cell", prefix)
+    optimizer = {"model": "world_model", "actor": "actor", "value": "critic"}[part]
+    groups = case.agent.optimizers[optimizer].param_groups
+    squares = sum(grads[p].square().sum() for group in groups for p in group["params"])
+    golden.close(squares.sqrt(), f"out/{part}_grad_norm")

@@ -59,9 +59,9 @@ class Dreamer(nn.Module):
         return SlowUpdate(self.critic_loss, tau=tau, every=every)
 
     @staticmethod
-    def start_mask(sample: TensorDictBase, rows: TensorDictBase) -> None:
-        """Padded steps start no imagination: their rows are masked out in place."""
-        mask = sample.get(keys.MASK, None)
+    def start_mask(records: TensorDictBase, rows: TensorDictBase) -> None:
+        """Padded steps among ``records [B, T]`` start no imagination: their rows are masked in place."""
+        mask = records.get(keys.MASK, None)
         if mask is not None:
             rows.set(keys.MASK, mask.reshape(1, -1).expand(rows.batch_size))
 

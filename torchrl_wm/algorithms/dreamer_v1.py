@@ -156,8 +156,9 @@ class DreamerV1(Dreamer):
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of everything on step records ``[B, T + 1]``; all losses see the same weights."""
         model_losses = self.world_model_loss(sample)
-        rows, _ = align_v1(self.imagination(model_losses["latents"]), self.lambda_)
-        self.start_mask(sample, rows)
+        starts, records = self._starts(model_losses["latents"], sample[:, 1:])
+        rows, _ = align_v1(self.imagination(starts), self.lambda_)
+        self.start_mask(records, rows)
         actor_losses, critic_losses = self.actor_loss(rows), self.critic_loss(rows)
         self._step(
             world_model=total(model_losses),
@@ -167,3 +168,17 @@ class DreamerV1(Dreamer):
         if self.slow_update is not None:
             self.slow_update.step()
         return results(model_losses, actor_losses, critic_losses)
+
+    def _starts(self, latents: TensorDictBase, records: TensorDictBase):
+        """Latents and records ``[B, T]`` that imagination starts from.
+
+        The last of a sequence may be the end of an episode, which nothing follows: where ends are
+        learned it is left out.
+        """
+        if self.world_model.continuation_head is None:
+            return latents, records
+        if latents.shape[1] < 2:
+            raise ValueError(
+                "Dreamer v1 with use_continuation needs sequences of at least 2 steps."
+            )
+        return latents[:, :-1], records[:, :-1]

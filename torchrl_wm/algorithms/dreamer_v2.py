@@ -187,8 +187,8 @@ class DreamerV2(Dreamer):
             start = (~sample[:, 1:].get(keys.TERMINATED)).float() * self.discount
         trajectory = self.imagination(latents, start_continuation=start)
         actor_rows, critic_rows = align_v2(trajectory, self.lambda_)
-        self.start_mask(sample, actor_rows)
-        self.start_mask(sample, critic_rows)
+        self.start_mask(sample[:, 1:], actor_rows)
+        self.start_mask(sample[:, 1:], critic_rows)
         return self.actor_loss(actor_rows).update(self.critic_loss(critic_rows))
 
 

@@ -43,8 +43,8 @@ class Output(nn.Module):
 class SideBySide(nn.Module):
     """Linear layers that read the same features, their results joined.
 
-    Layers of their own matter: initialisers look at a layer's size, and DreamerV3 clips the gradient of
-    each weight by that weight's norm, so that one layer for means and deviations learns differently.
+    Initialisers look at a layer's size, and DreamerV3 clips the gradient of each weight by the norm of
+    that weight: one layer for means and deviations would learn otherwise.
 
     Args:
         in_features (int): size of the features.
