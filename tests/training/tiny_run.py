@@ -58,7 +58,7 @@ class TinyPolicy(TensorDictModuleBase):
 
 
 class TinyModel(nn.Module):
-    latent_keys = ("belief",)
+    latent_codecs = {"belief": torch.float32}
 
     def __init__(self, observation_size, action_size, discrete):
         super().__init__()

@@ -93,7 +93,7 @@ def _build_replay(
         num_envs=env.batch_size[0],
         action_spec=action_spec,
         observation_keys=list(observation_spec.keys(True, True)),
-        latents=dict.fromkeys(algorithm.world_model.latent_keys, torch.float16),
+        latents=algorithm.world_model.latent_codecs,
         scratch_dir=run.replay,
         slack=max(2 * decisions, 10_000),
     )
