@@ -16,12 +16,14 @@ from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
 
 
 class FeedForward(WorldModel):
-    """A latent that depends on the present observation alone, and Gaussian dynamics.
+    """A latent that is the code of the present observation, and Gaussian dynamics.
 
-    The posterior is a Gaussian of fixed width around the code of the observation. Its divergence
-    from the prior, what the dynamics predict, is the negative log-likelihood of the code up to a
-    constant, so the losses of the recurrent models train this one; errors below the width cost next
-    to nothing. Nothing predicts the first observation of an episode: there the divergence is zero.
+    For the losses, the posterior is a Gaussian of fixed width around the code, and the prior is what
+    the dynamics predict: the divergence is the negative log-likelihood of the code up to a constant,
+    so the losses of the recurrent models train this one. Errors below the width cost next to nothing.
+    It trains the dynamics alone; what the code holds is decided by decoder and heads, as in World
+    Models (https://arxiv.org/abs/1803.10122). Nothing predicts the first observation of an episode:
+    there the divergence is zero.
 
     For environments whose observation tells the state (Pendulum, CartPole with velocities).
 
@@ -73,12 +75,14 @@ class FeedForward(WorldModel):
         return self
 
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
-        return (self._draw(self._posterior(tokens), noise),)
+        return (tokens.float(),)
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
-        posterior = self._posterior(tokens)
-        states = self._draw(posterior, noise)
-        before = torch.cat([carry[0].unsqueeze(1), states[:, :-1]], 1)
+        states = tokens.float()
+        # Were the code trained to be predictable, it would shrink until nothing exceeds the width.
+        code = states.detach()
+        posterior = code, torch.full_like(code, self.posterior_std)
+        before = torch.cat([carry[0].unsqueeze(1), code[:, :-1]], 1)
         # What came before a reset must not even be multiplied by zero: it may be anything.
         before = torch.where(is_init, torch.zeros_like(before), before)
         action = torch.where(is_init, torch.zeros_like(action), action)
@@ -88,14 +92,9 @@ class FeedForward(WorldModel):
         named = {k: dict(zip(self.latent.names, v, strict=True)) for k, v in sides.items()}
         return (states,), named
 
-    def _predict_tensors(
-        self, latents: LatentTensors, action: Tensor, noise: Tensor
-    ) -> LatentTensors:
-        return (self.latent.rsample(self._prior(latents[0], action, noise), self._normal(noise)),)
-
-    def _posterior(self, tokens: Tensor) -> Statistics:
-        tokens = tokens.float()
-        return tokens, torch.full_like(tokens, self.posterior_std)
+    def _predict_tensors(self, latents, action: Tensor, noise: Tensor) -> LatentTensors:
+        prior = self._prior(latents[0], action, noise)
+        return (self.latent.rsample(prior, noise[..., : self.latent.size]),)
 
     def _prior(self, state: Tensor, action: Tensor, noise: Tensor) -> Statistics:
         members, member = self.dynamics.members, None
@@ -103,13 +102,6 @@ class FeedForward(WorldModel):
             member = (noise[..., -1:] * members).long().clamp_max(members - 1)
         # A policy without bounds may sample what the environment would clip.
         return self.dynamics(state, self.action_encoding.clip(action), member)
-
-    def _draw(self, posterior: Statistics, noise: Tensor) -> Tensor:
-        # Without the noise a learned code could shrink until nothing exceeds the posterior's width.
-        return self.latent.rsample(posterior, self._normal(noise))
-
-    def _normal(self, noise: Tensor) -> Tensor:
-        return noise[..., : self.latent.size]
 
 
 class Identity(FeedForward):
@@ -134,6 +126,3 @@ class Identity(FeedForward):
         for key, value in self.encoder.inverse(state).items():
             tensordict.set(unravel_key(("decoded", key)), value)
         return tensordict
-
-    def _draw(self, posterior: Statistics, noise: Tensor) -> Tensor:
-        return posterior[0]

@@ -83,7 +83,7 @@ def make_autoencoder(
     style: Style = "v3",
     state_size: int = 32,
     members: int = 1,
-    posterior_std: float = 0.1,
+    posterior_std: float = 0.03,
     units: int = 64,
     depth: int = 4,
     vector_layers: int = 3,
@@ -108,8 +108,8 @@ def make_autoencoder(
         state_size (int, optional): size of the code. Defaults to ``32``.
         members (int, optional): dynamics networks; each prediction is made by one of them. Defaults
             to ``1``.
-        posterior_std (float, optional): noise of the code, which gives it a scale. Defaults to
-            ``0.1``.
+        posterior_std (float, optional): errors of the predicted code below it do not matter.
+            Defaults to ``0.03``.
         units (int, optional): size of all hidden layers. Defaults to ``64``.
         vector_layers (int, optional): layers for vectors. Defaults to ``3``.
         depth (int, optional): channels of the image networks. Defaults to ``4``.
