@@ -6,12 +6,14 @@ from torchrl_wm.envs.episodes import (
     episode_state,
     restore_episode_state,
 )
+from torchrl_wm.envs.learned import LearnedEnv
 from torchrl_wm.envs.specs import model_specs
 from torchrl_wm.envs.suites import atari, dm_control, gymnasium
 from torchrl_wm.envs.transforms import PreviousStep
 from torchrl_wm.envs.vectorize import action_repeat
 
 __all__ = [
+    "LearnedEnv",
     "NotReproducibleError",
     "PreviousStep",
     "action_repeat",
