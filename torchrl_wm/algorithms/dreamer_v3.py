@@ -13,6 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
 from torchrl.trainers.algorithms import DreamerV3Optimizer
 
+from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import (
     Dreamer,
     WorldModelFactory,
@@ -239,7 +240,8 @@ class DreamerV3(Dreamer):
         trajectory = self.imagination(latents)
         rows, _ = align_v3(trajectory, self.lambda_)
         self.start_mask(records, rows)
-        replayed = records.select(*self.replay_critic_loss.in_keys, strict=False)
+        entries = [*self.replay_critic_loss.in_keys, keys.MASK]
+        replayed = records.select(*entries, strict=False)
         replayed.set("features", self.world_model.features(latents))
         replayed.set("bootstrap", rows["lambda_target"][0].view(*latents.batch_size, 1))
         behaviour = [self.actor_loss(rows), self.critic_loss(rows)]

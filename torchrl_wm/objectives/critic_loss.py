@@ -159,6 +159,11 @@ class ReplayCriticLoss(LossModule):
         """Weighted loss of each step ``[B, T - 1]`` before scaling, and the returns ``[B, T - 1, 1]``."""
         features, reward, last, terminated, bootstrap = (tensordict.get(k) for k in self.in_keys)
         live, trace = (~terminated).float() * self.discount, (~last).float() * self.lambda_
+        mask = tensordict.get(self.tensor_keys.mask, None)
+        if mask is not None:  # the last step before padding bootstraps fully, as a truncation does
+            mask = mask.reshape(reward.shape)
+            reward, bootstrap = (x.where(mask, x.new_zeros(())) for x in (reward, bootstrap))
+            trace = trace * torch.cat([mask[:, 1:], mask[:, -1:]], 1)
         arrived = (reward[:, 1:], bootstrap[:, 1:], live[:, 1:], trace[:, 1:])
         target = lambda_return(*arrived, time_dim=1)
         value, _ = self.critic_loss.terms(features[:, :-1], target)
@@ -169,7 +174,7 @@ class ReplayCriticLoss(LossModule):
         """The loss of step records ``[B, T]``."""
         mask = tensordict.get(self.tensor_keys.mask, None)
         value, _ = self.terms(tensordict)
-        mean = masked_mean(value, None if mask is None else mask[:, 1:])
+        mean = masked_mean(value, None if mask is None else mask[:, :-1] & mask[:, 1:])
         out = TensorDict(loss_replay_critic=self.scale * mean)
         self._clear_weakrefs(tensordict, out)
         return out

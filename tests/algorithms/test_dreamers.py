@@ -1,0 +1,219 @@
+"""The Dreamers as a training loop sees them: updates on any spec, options, padding, saving."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torchrl.data import (
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    OneHot,
+    Unbounded,
+)
+
+from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3
+from torchrl_wm.world_models import make_rssm
+
+CONTINUOUS = Bounded(-1.0, 1.0, (2,))
+ACTIONS = {
+    "one_hot": Composite(action=OneHot(3)),
+    "index": Composite(action=Categorical(3)),
+    "multi_index": Composite(action=MultiCategorical([2, 3])),
+    "multi_one_hot": Composite(action=MultiOneHot([2, 3])),
+    "continuous": Composite(action=CONTINUOUS),
+    "nested": Composite(agent=Composite(arm=CONTINUOUS, gear=Categorical(3))),
+}
+VECTOR, IMAGE = Unbounded((4,)), Unbounded((3, 64, 64), dtype=torch.uint8)
+OBSERVATIONS = {
+    "vector": Composite(observation=VECTOR),
+    "image": Composite(pixels=IMAGE),
+    "both": Composite(camera=Composite(pixels=IMAGE), joints=VECTOR),
+}
+TINY = {"belief_size": 8, "hidden_size": 8, "units": 8, "state_size": 4, "blocks": 2, "depth": 2}
+BEHAVIOUR = {"units": 8, "actor_layers": 1, "critic_layers": 1, "imagination_horizon": 3}
+DREAMERS = {
+    # Learning rates far above the defaults, so that one update moves every weight.
+    "v1": partial(DreamerV1, world_model_lr=1e-2, actor_lr=1e-2, critic_lr=1e-2),
+    "v2": partial(DreamerV2, world_model_lr=1e-2, actor_lr=1e-2, critic_lr=1e-2),
+    "v3": partial(DreamerV3, bins=15, lr=1e-2, lr_warmup=0),
+}
+every_dreamer = pytest.mark.parametrize("name", DREAMERS)
+
+
+def make(name, observations=OBSERVATIONS["vector"], actions=ACTIONS["one_hot"], **options):
+    model = partial(make_rssm, vector_layers=1, reward_layers=1, continuation_layers=1, **TINY)
+    # Without free nats, below which the prior would not be trained.
+    chosen = {"world_model": model, "free_bits": 0.0, **BEHAVIOUR, **options}
+    return DREAMERS[name](observations, actions, **chosen)
+
+
+def sample(agent, observations=OBSERVATIONS["vector"], batch=2, steps=5):
+    """A replay sample ``[batch, steps + 1]``."""
+    shape = [batch, steps + 1]
+    out = observations.expand(shape).rand().update(agent.world_model.initial(shape))
+    actions = agent.world_model.action_encoding
+    spec = Composite(dict(actions.leaves))
+    out["previous_action"] = actions(spec.expand(shape).rand())
+    out["reward"] = torch.randn(*shape, 1)
+    for key in ("is_init", "is_last", "terminated"):
+        out[key] = torch.zeros(*shape, 1, dtype=torch.bool)
+    if steps > 2:  # an episode ends and another begins
+        out["is_init"][0, 3] = out["is_last"][0, 2] = out["terminated"][0, 2] = True
+    return out
+
+
+def parts(agent):
+    return {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
+
+
+def snapshot(agent):
+    return {
+        part: {key: p.detach().clone() for key, p in module.named_parameters()}
+        for part, module in parts(agent).items()
+    }
+
+
+def unchanged(agent, before):
+    """Names of the parameters that are what they were."""
+    now = snapshot(agent)
+    return [
+        f"{part}.{key}"
+        for part, values in before.items()
+        for key, value in values.items()
+        if torch.equal(value, now[part][key])
+    ]
+
+
+@every_dreamer
+@pytest.mark.parametrize("observations", OBSERVATIONS)
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_updates_train_every_weight(name, observations, actions):
+    torch.manual_seed(0)
+    observations, actions = OBSERVATIONS[observations], ACTIONS[actions]
+    options = {"v1": {"exploration_noise": 0.0}, "v2": {"actor_gradient": "mixed"}}.get(name, {})
+    agent = make(name, observations, actions, **options)
+    before, batch = snapshot(agent), sample(agent, observations)
+    # Layers below a head of zeros have no gradient at first, nor has an actor while returns are 0.
+    for _ in range(3):
+        metrics, latents = agent.update(batch.clone())
+        assert all(value.isfinite().all() for value in metrics.values(True, True))
+    assert latents.batch_size == (2, 5) and not latents["belief"].requires_grad
+    assert unchanged(agent, before) == []
+
+
+@every_dreamer
+def test_pretraining_trains_the_world_model_alone(name):
+    torch.manual_seed(0)
+    agent = make(name)
+    before, batch = snapshot(agent), sample(agent)
+    for _ in range(2):
+        metrics, latents = agent.pretrain(batch.clone())
+    assert latents.batch_size == (2, 5)
+    assert not any("actor" in key or "critic" in key for key in metrics.keys())
+    still = unchanged(agent, before)
+    assert {key.split(".")[0] for key in still} == {"actor", "critic"}
+    assert len(still) == len(before["actor"]) + len(before["critic"])
+
+
+@every_dreamer
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"kl": {"strategy": "average"}}, "balanced.*clipped.*excess.*separate"),
+        ({"imagination_horizon": 0}, "imagination_horizon=0 must be at least 1"),
+        ({"critic_ema_decay": 1.0, "use_ema_critic": True}, "tau=0.* must be above 0"),
+    ],
+)
+def test_bad_options_are_named(name, option, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **option)
+
+
+def test_bad_options_of_one_algorithm_are_named():
+    with pytest.raises(ValueError, match="'pathwise'.*dynamics.*mixed.*reinforce"):
+        make("v2", actor_gradient="pathwise")
+    with pytest.raises(ValueError, match="'size2m'.*size1m.*size400m"):
+        make("v3", size="size2m")
+    with pytest.raises(ValueError, match="'float16'.*float32"):
+        make("v3", precision="float16")
+    with pytest.raises(ValueError, match="at least 2 steps"):
+        agent = make("v1")
+        agent.update(sample(agent, steps=1))
+
+
+@every_dreamer
+def test_padded_steps_change_nothing(name, gradients):
+    found = []
+    for garbage in (1.0, 50.0):
+        torch.manual_seed(0)
+        agent = make(name)
+        grads = gradients(agent)
+        batch = sample(agent)
+        mask = torch.ones(batch.batch_size, dtype=torch.bool)
+        mask[1, 3:] = False
+        batch["collector", "mask"] = mask
+        batch["observation"][~mask] *= garbage
+        batch["reward"][~mask] *= garbage
+        batch["previous_action"][~mask] = 0
+        torch.manual_seed(1)
+        metrics, _ = agent.update(batch)
+        found.append((metrics, [grads[p] for p in agent.parameters() if p in grads]))
+    (metrics, first), (others, second) = found
+    for key, value in metrics.items():
+        torch.testing.assert_close(value, others[key], msg=lambda m, key=key: f"{key}: {m}")
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@every_dreamer
+def test_a_saved_agent_goes_on_as_if_nothing_had_happened(name):
+    torch.manual_seed(0)
+    options = {"critic_ema_decay": 0.5, "use_ema_critic": True}
+    agent = make(name, **options)
+    batch = sample(agent)
+    for _ in range(3):
+        agent.update(batch.clone())
+    saved = copy.deepcopy(
+        (agent.state_dict(), {k: o.state_dict() for k, o in agent.optimizers.items()})
+    )
+    again = make(name, **options)
+    again.load_state_dict(saved[0])
+    for key, optimizer in again.optimizers.items():
+        optimizer.load_state_dict(saved[1][key])
+    results = []
+    for one in (agent, again):
+        torch.manual_seed(1)
+        metrics, latents = one.update(batch.clone())
+        results.append((one.state_dict(), metrics, latents))
+    (first, metrics, latents), (second, other_metrics, other_latents) = results
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (metrics == other_metrics).all() and (latents == other_latents).all()
+
+
+WALKER = Composite(orientations=Unbounded((14,)), height=Unbounded(()), velocity=Unbounded((9,)))
+PRESETS = {  # Counted from the official initialisation: 64x64 pictures, and 24 numbers.
+    "size1m": (686_846, 640_867),
+    "size12m": (10_494_158, 9_738_019),
+    "size25m": (23_489_326, 21_782_947),
+    "size50m": (41_650_062, 38_612_003),
+    "size100m": (93_468_238, 86_622_499),
+    "size200m": (165_948_686, 153_769_507),
+    "size400m": (372_896_398, 345_473_059),
+}
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_presets_have_the_official_number_of_parameters(size):
+    actions, counts = Composite(action=Bounded(-1.0, 1.0, (6,))), []
+    for observations in (OBSERVATIONS["image"], WALKER):
+        with torch.device("meta"):
+            agent = DreamerV3(observations, actions, size=size, use_ema_critic=False)
+        counts.append(sum(p.numel() for part in parts(agent).values() for p in part.parameters()))
+    assert tuple(counts) == PRESETS[size]
