@@ -4,46 +4,40 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 
 from torchrl_wm.training import (
     CheckpointError,
     Evaluator,
     RunFolder,
-    latest_checkpoint,
-    read_checkpoint,
     seed_everything,
-    with_latents,
 )
-from torchrl_wm.training.assembly import build_algorithm
-from torchrl_wm.training.configuration import instantiate, resolve_device
+from torchrl_wm.training.assembly import load_agent
+from torchrl_wm.training.configuration import resolve_device
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the return of every episode and their mean."""
     options = _parser().parse_args(arguments)
     run = RunFolder.open(options.run_dir)
-    config = OmegaConf.create(run.config)
-    device = resolve_device(options.device)
     seed_everything(options.seed)
-    env = instantiate(config.env, seed=options.seed, num_envs=options.envs)
-    algorithm = build_algorithm(config, env, device)
-    path = Path(options.checkpoint) if options.checkpoint else latest_checkpoint(run.checkpoints)
-    checkpoint = read_checkpoint(path)
-    algorithm.load_state_dict(checkpoint.state("algorithm"))
-    env = with_latents(env, algorithm.policy)
+    algorithm, env, step = load_agent(
+        run,
+        resolve_device(options.device),
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+        num_envs=options.envs,
+    )
     frames = Frames() if options.video else None
     evaluator = Evaluator(env, algorithm.evaluation_policy, options.episodes, seed=options.seed)
-    result = evaluator.evaluate(checkpoint.step, on_step=frames)
+    result = evaluator.evaluate(step, on_step=frames)
     for number, (value, length) in enumerate(zip(result.returns, result.lengths, strict=True)):
         print(f"episode {number}: return {value:.2f}, {length} decisions")
     summary = result.summary()
-    print(f"{checkpoint.path.name}: return {summary['mean']:.2f} +- {summary['std']:.2f}")
+    print(f"step {step:,}: return {summary['mean']:.2f} +- {summary['std']:.2f}")
     if frames is not None:
         frames.save(options.video)
         print(f"first episode: {options.video}")

@@ -33,7 +33,7 @@ def test_run_resume_and_evaluate(command, tmp_path):
     assert list((tmp_path / "part" / "tensorboard").glob("events*"))
 
     output = command("evaluate", "part", "--episodes", "3", "--envs", "2")
-    assert output.count("episode ") == 3 and "step_000000000100: return" in output
+    assert output.count("episode ") == 3 and "step 100: return" in output
 
 
 def test_existing_folder_is_not_overwritten(command, tmp_path):

@@ -97,3 +97,27 @@ def _build_replay(
         scratch_dir=run.replay,
         slack=max(2 * decisions, 10_000),
     )
+
+
+def load_agent(
+    run: RunFolder, device: torch.device, *, checkpoint: str | None = None, **env_options
+) -> tuple[nn.Module, EnvBase, int]:
+    """The trained algorithm of a run, with fresh environments of its kind that carry its latents.
+
+    Args:
+        run (RunFolder): the run.
+        device (torch.device): where the algorithm lives.
+
+    Keyword Args:
+        checkpoint (str, optional): folder of a checkpoint. Defaults to the newest of the run.
+        **env_options: options of the environment to change, such as ``seed`` and ``num_envs``.
+
+    Returns:
+        The algorithm, the environments and the environment step of the checkpoint.
+    """
+    config = OmegaConf.create(run.config)
+    env = instantiate(config.env, **env_options)
+    algorithm = build_algorithm(config, env, device)
+    found = read_checkpoint(checkpoint or latest_checkpoint(run.checkpoints))
+    algorithm.load_state_dict(found.state("algorithm"))
+    return algorithm, with_latents(env, algorithm.policy), found.step
