@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +113,21 @@ def test_dm_control_episodes_have_a_thousand_steps():
     env = dm_control("cartpole", "balance", action_repeat=10)
     last = env.rollout(200)[:, -1]["next"]
     assert last["step_count"].item() == 100 and last["truncated"].all()
+
+
+def test_a_dropped_renderer_does_not_hang():
+    program = """if True:
+        import gc
+        from torchrl_wm.envs import dm_control
+        gc.disable()
+        for _ in range(2):
+            env = dm_control("cartpole", "balance", from_pixels=True)
+            env.reset()
+            del env
+            gc.collect()
+    """
+    # In a process of its own, since it hung rather than failed.
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_registered_time_limit_of_cartpole():

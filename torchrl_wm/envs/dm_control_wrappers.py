@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,13 @@ class SeededDMControl(DMControlWrapper):
         self.log: EpisodeLog | None = None
         super().__init__(env, **kwargs)
         self.log = EpisodeLog(seed, index)
+
+    def _build_env(self, env: Any, **kwargs: Any) -> Any:
+        env = super()._build_env(env, **kwargs)
+        # A renderer that is collected in a reference cycle waits for its own thread for ever, as the
+        # thread has just gone with the same cycle. Held from outside, it is freed in good order.
+        weakref.finalize(self, env.physics.free).atexit = False
+        return env
 
     def _make_specs(self, env: Any) -> None:
         super()._make_specs(env)
