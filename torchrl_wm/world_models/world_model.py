@@ -151,9 +151,14 @@ class WorldModel(TensorDictModuleBase):
         action = self._require(records, self.previous_action_key)
         is_init = self._require(records, self.is_init_key)
         carry = self.initial(batch, action.device) if carry is None else carry
-        carry = tuple(self._require(carry, key).reshape(-1, n) for key, n in self.latent_sizes.items())
+        carry = tuple(
+            self._require(carry, key).reshape(-1, n) for key, n in self.latent_sizes.items()
+        )
         noise = self.noise((*batch, steps), action.device) if noise is None else noise
-        flat = [x.reshape(-1, *x.shape[len(batch) :]) for x in (self._encode(records), action, is_init, noise)]
+        flat = [
+            x.reshape(-1, *x.shape[len(batch) :])
+            for x in (self._encode(records), action, is_init, noise)
+        ]
         latents, statistics = self._observe_tensors(*flat[:3], carry, flat[3])
         restore = lambda x: x.reshape(*batch, *x.shape[1:])
         out = self._latent_td(tuple(map(restore, latents)), (*batch, steps))
@@ -203,7 +208,9 @@ class WorldModel(TensorDictModuleBase):
             TensorDict: ``[N, H + 1]`` with the latents, their ``features``, and the encoded ``action``
             taken at each row (zeros in the last). In memory the time comes first.
         """
-        latents = tuple(start.get(key).reshape(-1, n) for key, n in self.latent_sizes.items())
+        latents = tuple(
+            self._require(start, key).reshape(-1, n) for key, n in self.latent_sizes.items()
+        )
         rows = latents[0].shape[0]
         if noise is None:
             noise = self.noise((horizon, rows), latents[0].device)
@@ -212,7 +219,9 @@ class WorldModel(TensorDictModuleBase):
         features, actions = self._imagine_tensors(latents, policy, noise.unbind(0))
         features = torch.stack(features).transpose(0, 1)
         actions = torch.stack([*actions, torch.zeros_like(actions[0])]).transpose(0, 1)
-        out = self._latent_td(features.split(list(self.latent_sizes.values()), -1), (rows, horizon + 1))
+        out = self._latent_td(
+            features.split(list(self.latent_sizes.values()), -1), (rows, horizon + 1)
+        )
         return out.set("features", features).set(keys.ACTION, actions)
 
     def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -222,7 +231,9 @@ class WorldModel(TensorDictModuleBase):
             RuntimeError: where the model was built without a decoder.
         """
         if self.decoder is None:
-            raise RuntimeError("This world model has no decoder; build it with use_reconstruction=True.")
+            raise RuntimeError(
+                "This world model has no decoder; build it with use_reconstruction=True."
+            )
         for key, distribution in self.decoder(self.features(tensordict)).items():
             tensordict.set(unravel_key(("decoded", key)), distribution.mean)
         return tensordict
@@ -249,7 +260,9 @@ class WorldModel(TensorDictModuleBase):
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
         raise NotImplementedError
 
-    def _predict_tensors(self, latents: LatentTensors, action: Tensor, noise: Tensor) -> LatentTensors:
+    def _predict_tensors(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> LatentTensors:
         raise NotImplementedError
 
     def _imagine_tensors(self, latents, policy, noise) -> tuple[list[Tensor], list[Tensor]]:
