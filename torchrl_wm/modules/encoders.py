@@ -60,6 +60,7 @@ class VectorEncoder(nn.Module):
     ):
         super().__init__()
         self.specs, self.use_symlog = dict(specs), use_symlog
+        self.shapes = {key: spec.shape for key, spec in specs.items()}
         size = sum(encoded_size(key, spec) for key, spec in specs.items())
         self.mlp = MLP(size, units, layers, activation=activation, norm=norm, init=init)
         self.out_features = self.mlp.out_features
@@ -85,6 +86,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, specs: Mapping[NestedKey, TensorSpec]):
         super().__init__()
         self.keys = list(specs)
+        self.shapes = {key: spec.shape for key, spec in specs.items()}
         self.image_shape = image_shape(specs)
 
     def forward(self, observations: Observations) -> Tensor:
@@ -212,6 +214,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.vector, self.image = vector, image
         self.out_features = sum(part.out_features for part in (vector, image) if part is not None)
+
+    @property
+    def shapes(self) -> dict[NestedKey, torch.Size]:
+        """The shape of one unbatched observation, for every entry read."""
+        parts = [part for part in (self.vector, self.image) if part is not None]
+        return {key: shape for part in parts for key, shape in part.shapes.items()}
 
     @property
     def in_keys(self) -> list[NestedKey]:

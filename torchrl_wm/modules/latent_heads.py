@@ -85,7 +85,12 @@ class PosteriorHead(nn.Module):
         if layers < 1:
             raise ValueError(f"A posterior needs at least one hidden layer, not layers={layers}.")
         self.mlp = MLP(
-            belief_size + token_size, hidden_size, layers, activation=activation, norm=norm, init=init
+            belief_size + token_size,
+            hidden_size,
+            layers,
+            activation=activation,
+            norm=norm,
+            init=init,
         )
         self.output = dense(hidden_size, raw_size, init=init)
         self.belief_size = belief_size

@@ -110,7 +110,9 @@ class BlockLinear(nn.Module):
                 f"blocks={blocks} must divide in_features={in_features} and out_features={out_features}."
             )
         self.blocks = blocks
-        self.weight = nn.Parameter(torch.empty(blocks, in_features // blocks, out_features // blocks))
+        self.weight = nn.Parameter(
+            torch.empty(blocks, in_features // blocks, out_features // blocks)
+        )
         self.bias = nn.Parameter(torch.zeros(out_features))
         init_trunc_normal_(self.weight, in_features)
 

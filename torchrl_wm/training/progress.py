@@ -45,8 +45,9 @@ class ProgressBar:
         if self.bar is None or now < self._next:
             return
         if not self._next and len(self.trainer.replay):
-            size = sum(self.trainer.replay.sizes().values())
-            self.bar.write(f"replay: {size:,} bytes per record")
+            sizes = self.trainer.replay.sizes().items()
+            parts = ", ".join(f"{name} {size:,}" for name, size in sizes)
+            self.bar.write(f"replay, bytes per record: {parts}")
         self._next = now + self._pause
         self.bar.set_postfix(updates=self.trainer.updates, episodes=self.trainer.episodes.count)
         self.bar.update(self.trainer.steps - self.bar.n)

@@ -98,7 +98,12 @@ def make_rssm(
     around = network if activation is None else {**network, "activation": activation}
     sizes = (variables.flat_size, encoding.size, belief_size, hidden_size)
     encoder = make_encoder(
-        observation_spec, style, depth=depth, layers=vector_layers, units=units, use_symlog=use_symlog
+        observation_spec,
+        style,
+        depth=depth,
+        layers=vector_layers,
+        units=units,
+        use_symlog=use_symlog,
     )
     features = belief_size + variables.flat_size
     decoder = reward = continuation = None
@@ -155,4 +160,3 @@ def _cell(kind: str, sizes: tuple[int, ...], blocks: int, network: dict) -> Cell
             *sizes, blocks=blocks, activation=network["activation"], norm=network["norm"]
         )
     return DenseCell(*sizes, gru=kind, **network)
-

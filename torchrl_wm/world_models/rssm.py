@@ -105,13 +105,23 @@ class RSSM(WorldModel):
         return (beliefs, torch.stack(states, 1)), statistics
 
     def _observe_step(
-        self, belief, state, keep, projected_action, projected_tokens, noise, cell_weights, head_weights
+        self,
+        belief,
+        state,
+        keep,
+        projected_action,
+        projected_tokens,
+        noise,
+        cell_weights,
+        head_weights,
     ) -> tuple[Tensor, Tensor, Tensor]:
         belief = self.cell(belief * keep, state * keep, projected_action, cell_weights)
         raw = self.posterior(belief, projected_tokens, head_weights)
         return belief, self.latent.rsample(self.latent.statistics(raw), noise), raw
 
-    def _predict_tensors(self, latents: LatentTensors, action: Tensor, noise: Tensor) -> LatentTensors:
+    def _predict_tensors(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> LatentTensors:
         return self._advance(*latents, action, noise, self.cell.weights())
 
     def _advance(self, belief, state, action, noise, cell_weights) -> LatentTensors:

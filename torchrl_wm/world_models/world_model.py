@@ -116,11 +116,12 @@ class WorldModel(TensorDictModuleBase):
 
         Raises:
             KeyError: for a missing entry; a recurrence is never lost in silence.
+            ValueError: for an entry of another shape than the specs say.
         """
         batch = tensordict.batch_size
-        carry = tuple(self._require(tensordict, key) for key in self.latent_keys)
-        action = self._require(tensordict, self.previous_action_key)
-        is_init = self._require(tensordict, self.is_init_key)
+        carry = self._carry(tensordict)
+        action = self._require(tensordict, self.previous_action_key, (self.action_encoding.size,))
+        is_init = self._require(tensordict, self.is_init_key, (1,))
         noise = self.noise(batch, action.device) if noise is None else noise
         latents = self._filter_tensors(self._encode(tensordict), action, is_init, carry, noise)
         return tensordict.update(self._latent_td(latents, batch))
@@ -148,12 +149,10 @@ class WorldModel(TensorDictModuleBase):
             ``"posterior"``.
         """
         batch, steps = records.batch_size[:-1], records.batch_size[-1]
-        action = self._require(records, self.previous_action_key)
-        is_init = self._require(records, self.is_init_key)
+        action = self._require(records, self.previous_action_key, (self.action_encoding.size,))
+        is_init = self._require(records, self.is_init_key, (1,))
         carry = self.initial(batch, action.device) if carry is None else carry
-        carry = tuple(
-            self._require(carry, key).reshape(-1, n) for key, n in self.latent_sizes.items()
-        )
+        carry = tuple(value.reshape(-1, value.shape[-1]) for value in self._carry(carry))
         noise = self.noise((*batch, steps), action.device) if noise is None else noise
         flat = [
             x.reshape(-1, *x.shape[len(batch) :])
@@ -173,7 +172,7 @@ class WorldModel(TensorDictModuleBase):
         The heads add ``("next", "reward")`` and ``("next", "continuation")``, ``[..., 1]`` each.
         """
         batch = tensordict.batch_size
-        carry = tuple(self._require(tensordict, key) for key in self.latent_keys)
+        carry = self._carry(tensordict)
         action = self.action_encoding(tensordict)
         noise = self.noise(batch, action.device) if noise is None else noise
         following = self._latent_td(self._predict_tensors(carry, action, noise), batch)
@@ -275,16 +274,28 @@ class WorldModel(TensorDictModuleBase):
 
     # -- reading and writing ---------------------------------------------------------------------
     def _encode(self, tensordict: TensorDictBase) -> Tensor:
+        shapes = getattr(self.encoder, "shapes", {})
         for key in self.encoder.in_keys:
-            self._require(tensordict, key)
+            self._require(tensordict, key, shapes.get(key))
         return self.encoder(tensordict)
 
-    def _require(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+    def _carry(self, tensordict: TensorDictBase) -> LatentTensors:
+        return tuple(self._require(tensordict, key, (n,)) for key, n in self.latent_sizes.items())
+
+    def _require(
+        self, tensordict: TensorDictBase, key: NestedKey, shape: Sequence[int] | None = None
+    ) -> Tensor:
+        """The entry ``[*batch, *shape]``; an entry that is missing or has another shape is an error."""
         value = tensordict.get(key, None)
         if value is None:
             raise KeyError(
                 f"{type(self).__name__} needs the entry {key!r}; found "
                 f"{sorted(map(str, tensordict.keys(True, True)))}. {self._remedy(key)}"
+            )
+        if shape is not None and value.shape != (*tensordict.batch_size, *shape):
+            raise ValueError(
+                f"The entry {key!r} has the shape {list(value.shape)}; {type(self).__name__} was "
+                f"built for {list(shape)} after the batch dimensions {list(tensordict.batch_size)}."
             )
         return value
 

@@ -1,0 +1,51 @@
+"""Entries that are missing or have another shape are named."""
+
+import pytest
+import torch
+from torchrl.data import Bounded, Composite, Unbounded
+
+from torchrl_wm.world_models import make_rssm
+
+
+@pytest.fixture
+def model():
+    spec = Composite(joints=Unbounded(3), pixels=Unbounded((3, 64, 64), dtype=torch.uint8))
+    return make_rssm(spec, Composite(action=Bounded(-1, 1, (2,))), belief_size=16, hidden_size=8)
+
+
+@pytest.fixture
+def step(model):
+    td = model.initial([4]).update(
+        {"joints": torch.zeros(4, 3), "pixels": torch.zeros(4, 3, 64, 64, dtype=torch.uint8)}
+    )
+    td["is_init"] = torch.ones(4, 1, dtype=torch.bool)
+    return td.set("previous_action", torch.zeros(4, 2))
+
+
+def test_the_right_shapes_pass(model, step):
+    assert model(step)["belief"].shape == (4, 16)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("joints", (4, 5)),
+        ("pixels", (4, 64, 64, 3)),
+        ("belief", (4, 8)),
+        ("previous_action", (4, 3)),
+        ("is_init", (4,)),
+    ],
+)
+def test_another_shape_is_named(model, step, key, shape):
+    step[key] = torch.zeros(shape, dtype=step[key].dtype)
+    with pytest.raises(ValueError, match=f"'{key}' has the shape .* was built for"):
+        model(step)
+
+
+@pytest.mark.parametrize(
+    ("option", "valid"), [("style", "v2"), ("latent", "categorical"), ("cell", "layer_norm")]
+)
+def test_unknown_parts_list_the_valid_ones(option, valid):
+    specs = Composite(joints=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
+    with pytest.raises(ValueError, match=f"{option}.*{valid}"):
+        make_rssm(*specs, **{option: "nonsense"})
