@@ -1,0 +1,194 @@
+"""The losses as TorchRL's LossModules: keys, dispatch, parameters, target updaters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Composite, OneHot, Unbounded
+from torchrl.objectives import HardUpdate, SoftUpdate
+
+from torchrl_wm.modules.heads import TwoHotHead, actor_head
+from torchrl_wm.objectives import (
+    ActorLoss,
+    CriticLoss,
+    Imagination,
+    Reinforce,
+    ReplayCriticLoss,
+    SeparateKL,
+    SlowUpdate,
+    WorldModelLoss,
+)
+from torchrl_wm.world_models import make_rssm
+
+FEATURES = 5
+NETWORK = {"layers": 1, "units": 8}
+
+
+def actor_loss():
+    return ActorLoss(actor_head(OneHot(3), FEATURES, **NETWORK), Reinforce(), entropy_scale=0.1)
+
+
+def critic_loss(**options):
+    critic = TwoHotHead(FEATURES, bins=15, out_scale=1.0, **NETWORK)
+    return CriticLoss(critic, slow_regularization=1.0, **options)
+
+
+def replay_critic_loss():
+    return ReplayCriticLoss(critic_loss(), discount=0.99)
+
+
+def world_model_loss():
+    sizes = {"belief_size": 8, "hidden_size": 8, "units": 8, "state_size": 2, "blocks": 2}
+    observations = Composite(camera=Composite(joints=Unbounded((4,))))
+    return WorldModelLoss(
+        make_rssm(observations, Composite(action=OneHot(3)), **sizes), SeparateKL()
+    )
+
+
+ROW = {
+    "features": (FEATURES,),
+    "action": (3,),
+    "lambda_target": (1,),
+    "baseline": (1,),
+    "weight": (1,),
+    "reward": (1,),
+    "bootstrap": (1,),
+    "previous_action": (3,),
+    "belief": (8,),
+    "state": (8,),
+    ("camera", "joints"): (4,),
+}
+FLAGS = ("is_last", "terminated", "is_init")
+LOSSES = {
+    "actor": (actor_loss, "features"),
+    "critic": (critic_loss, "lambda_target"),
+    "replay_critic": (replay_critic_loss, "bootstrap"),
+    "world_model": (world_model_loss, "reward"),
+}
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def make(name):
+    torch.manual_seed(0)
+    return LOSSES[name][0]()
+
+
+def rows():
+    """Rows ``[2, 4]`` with all that any loss reads."""
+    torch.manual_seed(1)
+    out = TensorDict(batch_size=[2, 4])
+    for key, shape in ROW.items():
+        out.set(key, torch.randn(2, 4, *shape))
+    for key in FLAGS:
+        out[key] = torch.zeros(2, 4, 1, dtype=torch.bool)
+    out["noise"] = torch.randn(2, 4, 8)
+    return out
+
+
+def losses(td):
+    return {key: value for key, value in td.items() if key.startswith("loss_")}
+
+
+@every_loss
+def test_in_keys_are_all_that_is_needed_and_out_keys_all_that_is_written(name):
+    loss, batch = make(name), rows()
+    entries = [*loss.in_keys, *(["noise"] if name == "world_model" else [])]
+    out = loss(batch.select(*entries))
+    torch.testing.assert_close(losses(out), losses(make(name)(batch)))
+    written = set(out.keys()) - {"kl"}
+    assert written == set(loss.out_keys)
+    assert all(value.shape == () for value in losses(out).values())
+    for key in loss.in_keys:
+        with pytest.raises(Exception):  # noqa: B017 (which one depends on who reads the entry)
+            loss(batch.exclude(key).select(*entries, strict=False))
+
+
+@every_loss
+def test_keys_may_be_renamed_and_nested(name):
+    key, batch = LOSSES[name][1], rows()
+    loss = make(name)
+    loss.set_keys(**{key: ("learn", "renamed")})
+    expected = losses(make(name)(batch))
+    batch.rename_key_(key, ("learn", "renamed"))
+    assert ("learn", "renamed") in loss.in_keys
+    torch.testing.assert_close(losses(loss(batch)), expected)
+
+
+@every_loss
+def test_an_unknown_key_is_refused(name):
+    with pytest.raises(ValueError, match="nonsense"):
+        make(name).set_keys(nonsense="anything")
+
+
+@pytest.mark.parametrize("name", ["actor", "critic", "replay_critic"])
+def test_keyword_arguments_are_dispatched(name):
+    loss, batch = make(name), rows()
+    values = loss(**{key: batch[key] for key in loss.in_keys})
+    values = values if isinstance(values, tuple) else (values,)
+    expected = make(name)(batch)
+    for value, key in zip(values, loss.out_keys, strict=True):
+        torch.testing.assert_close(value, expected[key])
+
+
+@pytest.mark.parametrize("name", ["actor", "critic", "world_model"])
+def test_the_parameters_are_those_of_the_network(name):
+    loss = make(name)
+    learned = {key: p for key, p in loss.named_parameters() if p.requires_grad}
+    network = dict(getattr(loss, name).named_parameters())
+    assert len(learned) == len(network)
+    sum(losses(loss(rows())).values()).backward()
+    assert all(p.grad is not None for p in learned.values())
+
+
+def test_the_replayed_loss_has_no_parameters_of_its_own():
+    assert list(replay_critic_loss().parameters()) == []
+
+
+@pytest.mark.parametrize(
+    ("updater", "options", "share"),
+    [
+        (SoftUpdate, {"tau": 0.5}, 0.5),
+        (SlowUpdate, {"tau": 0.5}, 0.5),
+        (HardUpdate, {"value_network_update_interval": 0}, 1.0),
+    ],
+)
+def test_target_updaters_of_torchrl_move_the_slow_critic(updater, options, share):
+    loss = critic_loss()
+    update = updater(loss, **options)
+    slow, bias = loss.target_critic_params, ("out", "bias")
+    assert not slow[bias].requires_grad
+    before = slow[bias].clone()
+    loss.critic_params[bias].data.add_(1.0)
+    update.step()
+    torch.testing.assert_close(slow[bias] - before, torch.full_like(before, share))
+
+
+def test_a_slow_critic_is_asked_for_but_switched_off():
+    with pytest.raises(ValueError, match="use_ema_critic=True"):
+        critic_loss(use_ema_critic=False)
+
+
+@pytest.mark.parametrize("records", [lambda td: td[:, 0], lambda td: td[:, :1]])
+def test_the_world_model_needs_two_rows(records):
+    with pytest.raises(ValueError, match=r"\[B, T \+ 1\] with T at least 1"):
+        world_model_loss()(records(rows()))
+
+
+def test_a_horizon_below_one_is_refused():
+    model = world_model_loss().world_model
+    with pytest.raises(ValueError, match="imagination_horizon=0"):
+        Imagination(model, None, None, 0, discount=0.9)
+
+
+@pytest.mark.parametrize("name", ["actor", "critic", "replay_critic"])
+def test_masked_rows_count_for_nothing(name):
+    batch = rows()
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    mask[1, 2:] = False
+    batch["collector", "mask"] = mask
+    expected = losses(make(name)(batch))
+    for key in ROW:
+        batch.set(key, batch.get(key).clone())
+        batch.get(key)[~mask] = 1e3
+    torch.testing.assert_close(losses(make(name)(batch)), expected)
