@@ -38,8 +38,14 @@ class SeededDMControl(DMControlWrapper):
         env = super()._build_env(env, **kwargs)
         # A renderer that is collected in a reference cycle waits for its own thread for ever, as the
         # thread has just gone with the same cycle. Held from outside, it is freed in good order.
-        weakref.finalize(self, env.physics.free).atexit = False
+        self.__dict__["_free"] = weakref.finalize(self, env.physics.free)
+        self._free.atexit = False
         return env
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Frees the simulator and its renderer."""
+        super().close(raise_if_closed=raise_if_closed)
+        self._free()
 
     def _make_specs(self, env: Any) -> None:
         super()._make_specs(env)
