@@ -184,7 +184,9 @@ class Given(nn.Module):
 def rows(**entries):
     shapes = {"features": 0.0, "action": 0.0, "lambda_target": 0.0, "baseline": 0.0, "weight": 1.0}
     values = shapes | entries
-    return TensorDict({k: torch.as_tensor(v).reshape(-1, 1).float() for k, v in values.items()}, [1])
+    return TensorDict(
+        {k: torch.as_tensor(v).reshape(-1, 1).float() for k, v in values.items()}, [1]
+    )
 
 
 def unit_normal_policy():
