@@ -64,6 +64,8 @@ class DreamerV1(Dreamer):
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``3.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
+            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
         use_continuation (bool, optional): learn when episodes end; the reference leaves it off in
             dm_control, where they do not. Defaults to ``True``.
         continuation_scale (float, optional): weight of that term. Defaults to ``10.0``.
@@ -90,6 +92,7 @@ class DreamerV1(Dreamer):
         lambda_: float = 0.95,
         free_bits: float = 3.0,
         kl: Mapping[str, Any] = {"strategy": "clipped"},  # noqa: B006 (read only)
+        reconstruction_scale: float = 1.0,
         use_continuation: bool = True,
         continuation_scale: float = 10.0,
         use_reconstruction: bool = True,
@@ -125,6 +128,7 @@ class DreamerV1(Dreamer):
         self.world_model_loss = WorldModelLoss(
             model,
             make_divergence(free_bits=free_bits, **kl),
+            reconstruction_scale=reconstruction_scale,
             continuation_scale=continuation_scale,
             continuation_discount=discount,
         )

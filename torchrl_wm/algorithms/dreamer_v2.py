@@ -67,6 +67,8 @@ class DreamerV2(Dreamer):
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
+            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
         use_continuation (bool, optional): learn when episodes end. Defaults to ``True``.
         reward_scale, continuation_scale (float, optional): weights of the terms. Default to ``1.0``.
         squash_reward (bool, optional): learn the tanh of the reward (Atari). Defaults to ``False``.
@@ -97,6 +99,7 @@ class DreamerV2(Dreamer):
         lambda_: float = 0.95,
         free_bits: float = 1.0,
         kl: Mapping[str, Any] = {"strategy": "balanced"},  # noqa: B006 (read only)
+        reconstruction_scale: float = 1.0,
         use_continuation: bool = True,
         reward_scale: float = 1.0,
         continuation_scale: float = 1.0,
@@ -138,6 +141,7 @@ class DreamerV2(Dreamer):
             model,
             make_divergence(free_bits=free_bits, **kl),
             reward_scale=reward_scale,
+            reconstruction_scale=reconstruction_scale,
             continuation_scale=continuation_scale,
             continuation_discount=discount,
             squash_reward=squash_reward,
