@@ -83,10 +83,8 @@ class FeedForward(WorldModel):
         code = states.detach()
         posterior = code, torch.full_like(code, self.posterior_std)
         before = torch.cat([carry[0].unsqueeze(1), code[:, :-1]], 1)
-        # What came before a reset must not even be multiplied by zero: it may be anything.
-        before = torch.where(is_init, torch.zeros_like(before), before)
-        action = torch.where(is_init, torch.zeros_like(action), action)
         prior = self._prior(before, action, noise)
+        # Across a reset there is no prediction, and so no divergence.
         prior = tuple(torch.where(is_init, q, p) for q, p in zip(posterior, prior, strict=True))
         sides = {"prior": prior, "posterior": posterior}
         named = {k: dict(zip(self.latent.names, v, strict=True)) for k, v in sides.items()}
