@@ -89,3 +89,10 @@ def test_a_composite_without_entries_is_refused():
 def test_a_flat_action_of_another_size_is_refused():
     with pytest.raises(ValueError, match="3 numbers; 2 are expected"):
         ActionEncoding(OneHot(2)).decode(torch.zeros(3), TensorDict())
+
+
+def test_clip_reaches_bounded_entries_only():
+    spec = Composite(arm=Bounded(-1, 2, (2, 1)), gear=Categorical(2), push=Unbounded(1))
+    flat = torch.tensor([[-5.0, 5.0, 0.0, 1.0, 9.0], [0.5, 1.5, 1.0, 0.0, -9.0]])
+    expected = torch.tensor([[-1.0, 2.0, 0.0, 1.0, 9.0], [0.5, 1.5, 1.0, 0.0, -9.0]])
+    assert torch.equal(ActionEncoding(spec).clip(flat), expected)

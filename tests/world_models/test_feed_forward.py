@@ -200,6 +200,22 @@ def test_without_a_decoder_nothing_is_decoded():
         model.decode(model.initial([2]))
 
 
+def test_compiled_steps_predict_the_same():
+    model = make_identity(VECTOR, ACTION, members=2)
+    td = model.initial([3]).set("action", torch.rand(3, 2))
+    noise = model.noise([3])
+    expected = model.step(td.clone(), noise=noise)["next", "state"]
+    called = []
+
+    def backend(graph, inputs):
+        called.append(graph)
+        return graph.forward
+
+    compiled = model.compile_steps(backend=backend).step(td.clone(), noise=noise)
+    torch.testing.assert_close(compiled["next", "state"], expected)
+    assert called
+
+
 # -- the algorithms ---------------------------------------------------------------------------
 
 
