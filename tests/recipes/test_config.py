@@ -34,6 +34,9 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
     assert (config.training.train_ratio is None) != (config.training.every is None)
 
 
+_SMALL = ("dreamer_v3",)  # differ from the constructors, whose defaults are those of the papers
+
+
 @pytest.mark.parametrize("algorithm", _names("algorithm"))
 def test_config_and_constructor_agree(algorithm):
     node = _compose(f"algorithm={algorithm}").algorithm
@@ -45,6 +48,8 @@ def test_config_and_constructor_agree(algorithm):
     }
     given = {name: value for name, value in node.items() if name != "_target_"}
     assert set(given) == set(expected)
+    if algorithm in _SMALL:
+        return
     for name, value in given.items():
         if name == "kl":
             assert value.strategy == expected[name]["strategy"]

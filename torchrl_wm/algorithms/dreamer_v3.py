@@ -36,6 +36,7 @@ from torchrl_wm.objectives import (
 from torchrl_wm.policies import FilteringActor
 
 SIZES = {
+    "tiny": (128, 64, 4, 4),  # not among the published ones: for classic control on a CPU
     "size1m": (512, 64, 4, 4),
     "size12m": (2048, 256, 16, 16),
     "size25m": (3072, 384, 24, 24),
@@ -89,7 +90,7 @@ class DreamerV3(Dreamer):
     Keyword Args:
         world_model (callable, optional): makes the world model from the specs; whatever it leaves
             open is set as in DreamerV3. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
-        size (str, optional): preset of all sizes, ``"size1m"`` to ``"size400m"``.
+        size (str, optional): preset of all sizes, ``"tiny"``, ``"size1m"`` to ``"size400m"``.
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
         imagination_starts (int, optional): how many of the last steps of each sequence imagination
             starts from; ``0`` for all. Defaults to ``0``.
