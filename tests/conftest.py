@@ -24,6 +24,10 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
+
+# Workers of the tests share the cores: small models are ruined by threads that outnumber them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_weights
 
 
