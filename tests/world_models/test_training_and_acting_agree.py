@@ -87,6 +87,10 @@ def test_observing_replayed_records_gives_the_latents_of_acting(name):
         for key in model.latent_keys:
             actual, expected = observed[key][acted], records[key][acted]
             torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+        led = ~records["is_init"].squeeze(-1)  # by the action of the row before
+        taken = model.action_encoding(sample[:, :-1])
+        assert torch.equal(records["previous_action"][led], taken[led])
+        assert (records["previous_action"][~led] == 0).all()
         compared += int(acted.sum())
         resets += int(records["is_init"][:, 1:].sum())
         started_in_mid_episode += int((~records["is_init"][:, 0] & ~carry["is_last"]).sum())
