@@ -98,6 +98,8 @@ class DreamerV3(Dreamer):
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): free nats of both divergence terms. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
+        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
+            are small, such as angles in radians. Defaults to ``1.0``.
         use_reconstruction, use_symlog (bool, optional): see ``make_rssm``. Default to ``True``.
         use_ema_critic (bool, optional): regularise towards a slow critic. Defaults to ``True``.
         critic_ema_decay (float, optional): share of the slow critic kept when it moves. Defaults to
@@ -143,6 +145,7 @@ class DreamerV3(Dreamer):
         lambda_: float = 0.95,
         free_bits: float = 1.0,
         kl: Mapping[str, Any] = {"strategy": "separate"},  # noqa: B006 (read only)
+        reconstruction_scale: float = 1.0,
         use_reconstruction: bool = True,
         use_symlog: bool = True,
         use_ema_critic: bool = True,
@@ -175,7 +178,10 @@ class DreamerV3(Dreamer):
         self.critic = TwoHotHead(features, bins=bins, layers=critic_layers, units=units)
         self.to(device)
         self.world_model_loss = WorldModelLoss(
-            model, make_divergence(free_bits=free_bits, **kl), continuation_discount=discount
+            model,
+            make_divergence(free_bits=free_bits, **kl),
+            reconstruction_scale=reconstruction_scale,
+            continuation_discount=discount,
         )
         self.imagination = Imagination(
             model, self.actor, self.critic, imagination_horizon, discount=discount
