@@ -142,6 +142,15 @@ def test_starts(kind):
     assert len(belief.unique()) > 1
 
 
+def test_latents_handed_to_reset_are_the_start():
+    model = rssm()
+    env = LearnedEnv(model, start=lambda count: pytest.fail("not asked for"))
+    given = latents(model, 3)
+    td = env.reset(given.clone())
+    assert torch.equal(td["belief"], given["belief"])
+    assert torch.equal(td["features"], model.features(given))
+
+
 def test_partial_resets_start_anew_only_there():
     model = rssm()
     env = LearnedEnv(model, start=latents(model, 10), batch_size=[4])
