@@ -8,7 +8,8 @@ from torch import Tensor
 def masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of ``value [...]`` over the steps where ``mask`` (``[...]`` or ``[..., 1]``) is True.
 
-    Padded steps may hold anything, not-a-number included.
+    Padded steps may hold any finite numbers; what is computed from a not-a-number there is left out of
+    the mean, but its gradient would still be one.
 
     Examples:
         >>> import torch
