@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchrl.data import Composite
 
 from torchrl_wm import keys
+from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.objectives import SlowUpdate
 from torchrl_wm.policies import FilteringActor
 from torchrl_wm.world_models import WorldModel, make_rssm
@@ -51,6 +52,13 @@ class Dreamer(nn.Module):
         losses = self.world_model_loss(sample)
         self._step(world_model=total(losses))
         return results(losses)
+
+    def _adams(self, rates: Mapping[str, float], **options) -> dict[str, TensorFlowAdam]:
+        """An optimiser of its own for each named part, with that learning rate."""
+        return {
+            name: TensorFlowAdam(getattr(self, name).parameters(), rate, **options)
+            for name, rate in rates.items()
+        }
 
     def _slow_update(self, tau: float, every: int = 1) -> SlowUpdate | None:
         """What moves the slow critic, where there is one."""

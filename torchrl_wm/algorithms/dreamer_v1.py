@@ -20,7 +20,6 @@ from torchrl_wm.algorithms.dreamer import (
     results,
     total,
 )
-from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.modules.heads import NormalHead, actor_head
 from torchrl_wm.objectives import (
     ActorLoss,
@@ -147,15 +146,8 @@ class DreamerV1(Dreamer):
         exploration = make_exploration(action_spec, exploration_noise)
         self.policy = FilteringActor(model, self.actor, exploration=exploration)
         self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
-        learned = {
-            "world_model": (model, world_model_lr),
-            "actor": (self.actor, actor_lr),
-            "critic": (self.critic, critic_lr),
-        }
-        self.optimizers = {
-            name: TensorFlowAdam(part.parameters(), lr, eps=1e-7, grad_clip=grad_clip)
-            for name, (part, lr) in learned.items()
-        }
+        rates = {"world_model": world_model_lr, "actor": actor_lr, "critic": critic_lr}
+        self.optimizers = self._adams(rates, eps=1e-7, grad_clip=grad_clip)
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of everything on step records ``[B, T + 1]``; all losses see the same weights."""

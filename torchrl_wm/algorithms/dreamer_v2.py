@@ -20,7 +20,6 @@ from torchrl_wm.algorithms.dreamer import (
     results,
     total,
 )
-from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.modules.heads import NormalHead, actor_head
 from torchrl_wm.objectives import (
     ActorLoss,
@@ -163,16 +162,10 @@ class DreamerV2(Dreamer):
         self.discount, self.lambda_ = discount, lambda_
         self.policy = FilteringActor(model, self.actor)
         self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
-        learned = {
-            "world_model": (model, world_model_lr),
-            "actor": (self.actor, actor_lr),
-            "critic": (self.critic, critic_lr),
-        }
-        options = {"eps": 1e-5, "grad_clip": grad_clip, "weight_decay": weight_decay}
-        self.optimizers = {
-            name: TensorFlowAdam(part.parameters(), lr, **options)
-            for name, (part, lr) in learned.items()
-        }
+        rates = {"world_model": world_model_lr, "actor": actor_lr, "critic": critic_lr}
+        self.optimizers = self._adams(
+            rates, eps=1e-5, grad_clip=grad_clip, weight_decay=weight_decay
+        )
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model, then one of actor and critic inside it."""
