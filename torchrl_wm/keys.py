@@ -38,12 +38,51 @@ BELIEF = "belief"
 STATE = "state"
 """``[..., S]`` float: stochastic part of a latent; ``S = categoricals * classes`` when discrete."""
 
+HIDDEN = "hidden"
+"""``[..., S]`` float: the hidden state of MuZero's model."""
+
 # What a model predicts ------------------------------------------------------------------------
 CONTINUATION = "continuation"
 """``[..., 1]`` float: predicted probability that the episode goes on, used as a weight."""
 
 STATE_VALUE = "state_value"
 """``[..., 1]`` float: the critic's estimate of the return."""
+
+POLICY_LOGITS = "policy_logits"
+"""``[..., A]`` float: unnormalised log-probabilities of a policy head."""
+
+# Search --------------------------------------------------------------------------------------
+SEARCH_POLICY = "search_policy"
+"""``[..., A]`` float: the policy that a search improved, what a policy head learns."""
+
+ROOT_VALUE = "root_value"
+"""``[..., 1]`` float: the value that a search found for its root."""
+
+VISIT_COUNTS = "visit_counts"
+"""``[..., A]`` int: how often a search tried each action of its root."""
+
+ACTION_MASK = "action_mask"
+"""``[..., A]`` bool: the actions that are allowed."""
+
+TO_PLAY = "to_play"
+"""``[..., 1]`` int64: whose turn it is, in games of two players."""
+
+SEARCH_VERSION = "search_version"
+"""``[..., 1]`` int64: the number of updates behind the search whose results are stored."""
+
+# Prioritised replay --------------------------------------------------------------------------
+PRIORITY = "priority"
+"""``[..., 1]`` float: how much a record is worth drawing; infinite until it was trained on."""
+
+PRIORITY_WEIGHT = "priority_weight"
+"""``[...]`` float: importance weight of a drawn row, at most 1."""
+
+# Planning -------------------------------------------------------------------------------------
+PLAN = "plan"
+"""``[..., H, A]`` float: the plan of this step, normalised and flat; zeros where there is none."""
+
+PLAN_ELITES = "plan_elites"
+"""``[..., E, H, A]`` float: the best sequences of this step, best first, in the form of the plan."""
 
 BOOKKEEPING = (
     IS_INIT,
@@ -54,6 +93,8 @@ BOOKKEEPING = (
     REWARD,
     "step_count",
     "episode_reward",
+    ACTION_MASK,
+    TO_PLAY,
     "done",
     "truncated",
 )

@@ -7,7 +7,11 @@ from torchrl_wm.functional.images import (
     quantize_image,
     scale_image,
 )
+from torchrl_wm.functional.n_step import n_step_returns
+from torchrl_wm.functional.noise import coloured_noise
+from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
 from torchrl_wm.functional.returns import lambda_return
+from torchrl_wm.functional.scaling import min_max_scale, simnorm
 from torchrl_wm.functional.transforms import (
     symexp,
     symexp_bins,
@@ -20,11 +24,17 @@ from torchrl_wm.functional.transforms import (
 __all__ = [
     "categorical_kl",
     "centre_image",
+    "coloured_noise",
     "gaussian_kl",
     "image_to_uint8",
+    "importance_weights",
     "lambda_return",
+    "min_max_scale",
+    "n_step_returns",
+    "priority_probabilities",
     "quantize_image",
     "scale_image",
+    "simnorm",
     "symexp",
     "symexp_bins",
     "symlog",

@@ -9,6 +9,7 @@ from torchrl_wm.modules.action_distributions import (
 )
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.cells import GRU, BlockCell, DenseCell, LayerNormGRU, ResetBeforeGRU
+from torchrl_wm.modules.consistency import ConsistencyHead
 from torchrl_wm.modules.decoders import (
     Decoder,
     ImageDecoder,
@@ -19,6 +20,7 @@ from torchrl_wm.modules.decoders import (
 )
 from torchrl_wm.modules.distributions import (
     Bernoulli,
+    HyperbolicTwoHot,
     ImageNormal,
     ImageSquaredError,
     SymlogSquaredError,
@@ -36,11 +38,14 @@ from torchrl_wm.modules.encoders import (
 from torchrl_wm.modules.heads import (
     BernoulliHead,
     Head,
+    HyperbolicTwoHotHead,
     NormalHead,
     SymlogHead,
     TwoHotHead,
     actor_head,
 )
+from torchrl_wm.modules.hidden_dynamics import DenseDynamics, ResidualDynamics
+from torchrl_wm.modules.hidden_scaling import HiddenScaling
 from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
 from torchrl_wm.modules.latents import CategoricalLatent, GaussianLatent
 from torchrl_wm.modules.networks import MLP, BlockLinear, RMSNorm
@@ -48,6 +53,7 @@ from torchrl_wm.modules.normalizers import ReturnNormalizer
 from torchrl_wm.modules.outputs import (
     BernoulliOutput,
     BoundedNormalOutput,
+    HyperbolicTwoHotOutput,
     IndexOutput,
     Indices,
     JointOutput,
@@ -59,6 +65,7 @@ from torchrl_wm.modules.outputs import (
     TruncatedNormalOutput,
     TwoHotOutput,
 )
+from torchrl_wm.modules.residual import ResidualBlock, ResidualImageEncoder
 from torchrl_wm.modules.styles import NETWORKS, SIZES
 
 __all__ = [
@@ -70,13 +77,19 @@ __all__ = [
     "BlockLinear",
     "BoundedNormalOutput",
     "CategoricalLatent",
+    "ConsistencyHead",
     "Decoder",
     "DenseCell",
+    "DenseDynamics",
     "DiagonalNormal",
     "Encoder",
     "GRU",
     "GaussianLatent",
     "Head",
+    "HiddenScaling",
+    "HyperbolicTwoHot",
+    "HyperbolicTwoHotHead",
+    "HyperbolicTwoHotOutput",
     "ImageDecoder",
     "ImageEncoder",
     "ImageNormal",
@@ -98,6 +111,9 @@ __all__ = [
     "PriorHead",
     "RMSNorm",
     "ResetBeforeGRU",
+    "ResidualBlock",
+    "ResidualDynamics",
+    "ResidualImageEncoder",
     "ReturnNormalizer",
     "SIZES",
     "StridedImageDecoder",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
+from torchrl.modules.functional import signed_hyperbolic, signed_parabolic
 
 from torchrl_wm.functional.images import centre_image, scale_image
 from torchrl_wm.functional.transforms import symexp, symlog, two_hot_log_prob, two_hot_mean
@@ -186,6 +187,42 @@ class TwoHot(Prediction):
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the cross-entropy to the two-hot code of ``value [..., 1]``: ``[...]``."""
         return two_hot_log_prob(self.logits, value.squeeze(-1), self.bins)
+
+
+class HyperbolicTwoHot(Prediction):
+    """MuZero's categorical over a transformed scalar (https://arxiv.org/abs/1911.08265, appendix F).
+
+    The scalar is squashed by ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`` and put between the two
+    atoms around it. What lies beyond the support counts as its end.
+
+    Args:
+        logits (Tensor): ``[..., n]``.
+        atoms (Tensor): antisymmetric ascending support ``[n]`` of squashed values.
+
+    Targets, ``mean`` and ``mode`` are raw and have a trailing dimension of 1.
+
+    Examples:
+        >>> HyperbolicTwoHot(torch.zeros(2, 21), torch.arange(-10.0, 11)).mean
+        tensor([[0.],
+                [0.]])
+    """
+
+    def __init__(self, logits: Tensor, atoms: Tensor):
+        super().__init__(logits[..., :1], 1)
+        self.logits, self.atoms = logits, atoms
+
+    @property
+    def mean(self) -> Tensor:
+        """The raw value ``[..., 1]`` of the expected squashed one."""
+        return signed_parabolic(two_hot_mean(self.logits, self.atoms)).unsqueeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Minus the cross-entropy to the two-hot code of ``value [..., 1]``: ``[...]``."""
+        return two_hot_log_prob(self.logits, signed_hyperbolic(value.squeeze(-1)), self.atoms)
+
+    def beyond(self, value: Tensor) -> Tensor:
+        """Where ``value [..., 1]`` lies beyond the support, ``[...]`` bool."""
+        return signed_hyperbolic(value.squeeze(-1)).abs() > self.atoms[-1]
 
 
 class Bernoulli(Prediction):

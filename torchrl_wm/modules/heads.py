@@ -16,6 +16,7 @@ from torchrl_wm.modules.networks import MLP, Activation, Init, Norm
 from torchrl_wm.modules.outputs import (
     BernoulliOutput,
     BoundedNormalOutput,
+    HyperbolicTwoHotOutput,
     JointOutput,
     NormalOutput,
     Output,
@@ -73,9 +74,13 @@ class Head(nn.Module):
         self.output = output
         self.in_features = in_features
 
+    def raw(self, features: Tensor) -> Tensor:
+        """Features ``[..., in_features]`` to the numbers of the last layer ``[..., output.size]``."""
+        return self.out(self.mlp(features))
+
     def forward(self, features: Tensor) -> Distribution:
         """Features ``[..., in_features]`` to a distribution of batch shape ``[...]``."""
-        return self.output(self.out(self.mlp(features)))
+        return self.output(self.raw(features))
 
 
 class NormalHead(Head):
@@ -117,6 +122,19 @@ class TwoHotHead(Head):
 
     def __init__(self, in_features: int, *, bins: int = 255, out_scale: float = 0.0, **network):
         super().__init__(in_features, TwoHotOutput(bins), out_scale=out_scale, **network)
+
+
+class HyperbolicTwoHotHead(Head):
+    """A head with a categorical over a transformed scalar ``[..., 1]``: rewards and values of MuZero.
+
+    Takes ``support`` and the arguments of :class:`Head` without ``output``; ``out_scale`` is 0 by
+    default, so an untrained head predicts exactly 0.
+    """
+
+    def __init__(self, in_features: int, *, support: int = 300, out_scale: float = 0.0, **network):
+        super().__init__(
+            in_features, HyperbolicTwoHotOutput(support), out_scale=out_scale, **network
+        )
 
 
 def actor_head(

@@ -19,7 +19,13 @@ from torchrl_wm.modules.action_distributions import (
     TanhNormal,
     TruncatedNormal,
 )
-from torchrl_wm.modules.distributions import Bernoulli, SymlogSquaredError, TwoHot, UnitNormal
+from torchrl_wm.modules.distributions import (
+    Bernoulli,
+    HyperbolicTwoHot,
+    SymlogSquaredError,
+    TwoHot,
+    UnitNormal,
+)
 from torchrl_wm.modules.encoding import decode_leaf, encode_leaf
 from torchrl_wm.modules.networks import Init, dense
 
@@ -138,6 +144,33 @@ class TwoHotOutput(Output):
     def forward(self, raw: Tensor) -> TwoHot:
         """Logits ``[..., bins]`` to a distribution over a scalar ``[..., 1]``."""
         return TwoHot(raw.float(), self.bins)
+
+
+class HyperbolicTwoHotOutput(Output):
+    """A categorical over a transformed scalar (MuZero); targets and predictions are ``[..., 1]``.
+
+    Args:
+        support (int, optional): the largest atom, of the squashed scalar; the atoms are the whole
+            numbers from ``-support`` to ``support``. 300 reaches 88,000. Defaults to ``300``.
+
+    Raises:
+        ValueError: for a support below 1.
+
+    Examples:
+        >>> HyperbolicTwoHotOutput(10)(torch.zeros(2, 21)).mean.shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, support: int = 300):
+        if support < 1:
+            raise ValueError(f"support={support} must be at least 1, the largest atom.")
+        super().__init__(2 * support + 1)
+        atoms = torch.arange(-support, support + 1, dtype=torch.float32)
+        self.register_buffer("atoms", atoms, persistent=False)
+
+    def forward(self, raw: Tensor) -> HyperbolicTwoHot:
+        """Logits ``[..., 2 * support + 1]`` to a distribution over a scalar ``[..., 1]``."""
+        return HyperbolicTwoHot(raw.float(), self.atoms)
 
 
 class OneHotOutput(Output):

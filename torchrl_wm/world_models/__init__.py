@@ -2,7 +2,9 @@
 
 from torchrl_wm.world_models.feed_forward import FeedForward, Identity
 from torchrl_wm.world_models.make_feed_forward import make_autoencoder, make_identity
+from torchrl_wm.world_models.make_muzero import make_muzero
 from torchrl_wm.world_models.make_rssm import make_rssm
+from torchrl_wm.world_models.muzero import MuZeroModel
 from torchrl_wm.world_models.rssm import RSSM
 from torchrl_wm.world_models.world_model import WorldModel
 
@@ -10,8 +12,10 @@ __all__ = [
     "RSSM",
     "FeedForward",
     "Identity",
+    "MuZeroModel",
     "WorldModel",
     "make_autoencoder",
     "make_identity",
+    "make_muzero",
     "make_rssm",
 ]

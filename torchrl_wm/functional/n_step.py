@@ -1,0 +1,66 @@
+"""Value targets of MuZero: n rewards, then a bootstrapped value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def n_step_returns(
+    reward: Tensor,
+    value: Tensor,
+    is_last: Tensor,
+    terminated: Tensor,
+    *,
+    td_steps: int,
+    discount: float,
+    to_play: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The return of ``td_steps`` rewards and a value, for every record of a sequence.
+
+    .. math::
+        z_t = \sum_{i=1}^{n} \gamma^{i-1} r_{t+i} + \gamma^n v_{t+n}
+
+    Rewards stand beside the observation they arrived with. A return stops at the end of its episode:
+    a termination adds nothing more, a truncation the value of the final observation. What the next
+    episode of the sequence holds is never read.
+
+    Between two players (arXiv:1911.08265, appendix B) values are those of the side to move, rewards
+    those of the side that moved, and the return is that of the side to move at ``t``, whatever the
+    order of turns.
+
+    Args:
+        reward (Tensor): ``[..., T]``, arrived with each record.
+        value (Tensor): ``[..., T]``, estimates for each record.
+        is_last (Tensor): ``[..., T]`` bool, the final record of an episode.
+        terminated (Tensor): ``[..., T]`` bool, the episode ended in the record.
+
+    Keyword Args:
+        td_steps (int): rewards before the bootstrap; longer than any episode for its whole outcome.
+        discount (float): discount of one step.
+        to_play (Tensor, optional): ``[..., T]``, whose turn it is. Defaults to a single player.
+
+    Returns:
+        The returns ``[..., T]``, and whether the sequence was long enough to know them, bool.
+
+    Raises:
+        ValueError: for ``td_steps`` below 1.
+
+    Examples:
+        >>> ends = torch.tensor([False, False, False, True])
+        >>> n_step_returns(torch.ones(4), torch.full((4,), 8.0), ends, ends, td_steps=2, discount=0.5)
+        (tensor([3.5000, 1.5000, 1.0000, 0.0000]), tensor([True, True, True, True]))
+    """
+    if td_steps < 1:
+        raise ValueError(f"td_steps={td_steps} must be at least 1.")
+    final = torch.where(terminated, torch.zeros_like(value), value)
+    factor = torch.full_like(value, discount)[..., 1:]
+    if to_play is not None:
+        factor = torch.where(to_play[..., 1:] == to_play[..., :-1], factor, -factor)
+    target, known = final, torch.ones_like(is_last)
+    for _ in range(td_steps):
+        further = reward[..., 1:] + factor * target[..., 1:]
+        further = torch.cat([further, torch.zeros_like(final[..., :1])], -1)
+        after = torch.cat([known[..., 1:], torch.zeros_like(known[..., :1])], -1)
+        target, known = torch.where(is_last, final, further), is_last | after
+    return target, known

@@ -1,0 +1,140 @@
+"""MuZero's model: a hidden state that need tell no more than rewards, values and policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+
+from torchrl_wm import keys
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.heads import Head
+from torchrl_wm.modules.hidden_scaling import HiddenScaling
+from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
+
+
+class MuZeroModel(WorldModel):
+    """Representation, dynamics and prediction of MuZero (https://arxiv.org/abs/1911.08265).
+
+    :meth:`filter` represents the observation as the latent ``hidden``: there is no recurrence, so the
+    latents of the step before are carried and not read. :meth:`step` writes ``("next", hidden)`` and
+    ``("next", "reward")``, :meth:`predict` the value and the policy of latents. Nothing is drawn: the
+    noise of the contract has size 0.
+
+    Args:
+        encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``, with ``in_keys``.
+        action_encoding (ActionEncoding): how actions become vectors.
+        representation (nn.Module): tokens to the hidden state ``[..., S]``, not yet scaled.
+        dynamics (nn.Module): hidden state and encoded action to the next one, not yet scaled.
+
+    Keyword Args:
+        size (int): ``S``.
+        reward_head, value_head (Head): hidden state to a distribution over a scalar ``[..., 1]``.
+        policy_head (Head): hidden state to a distribution over encoded actions.
+        scaling (HiddenScaling): keeps hidden states in range, after representation and dynamics.
+        consistency (nn.Module, optional): see :class:`~torchrl_wm.modules.ConsistencyHead`. Defaults
+            to none.
+        hidden_key (NestedKey, optional): the latent entry. Defaults to ``"hidden"``.
+        value_key, logits_key (NestedKey, optional): what :meth:`predict` writes.
+        **options: decoder, continuation head and keys of :class:`~torchrl_wm.world_models.WorldModel`.
+
+    :func:`~torchrl_wm.world_models.make_muzero` builds one from specs and sizes.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        action_encoding: ActionEncoding,
+        representation: nn.Module,
+        dynamics: nn.Module,
+        *,
+        size: int,
+        reward_head: Head,
+        value_head: Head,
+        policy_head: Head,
+        scaling: HiddenScaling,
+        consistency: nn.Module | None = None,
+        hidden_key: NestedKey = keys.HIDDEN,
+        value_key: NestedKey = keys.STATE_VALUE,
+        logits_key: NestedKey = keys.POLICY_LOGITS,
+        **options,
+    ):
+        super().__init__(
+            encoder, action_encoding, None, {hidden_key: size}, reward_head=reward_head, **options
+        )
+        self.representation, self.dynamics, self.scaling = representation, dynamics, scaling
+        self.value_head, self.policy_head = value_head, policy_head
+        self.consistency = consistency
+        self.value_key, self.logits_key = unravel_key(value_key), unravel_key(logits_key)
+
+    @property
+    def latent_codecs(self) -> dict:
+        """Empty: the hidden state follows from the observation, so a replay need not store it."""
+        return {}
+
+    def represent(self, observations: TensorDictBase) -> Tensor:
+        """Observations ``[...]`` to hidden states ``[..., S]``.
+
+        Raises:
+            KeyError, ValueError: for an observation that is missing or has another shape.
+        """
+        return self.scaling(self.representation(self._encode(observations)))
+
+    def advance(self, hidden: Tensor, action: Tensor) -> Tensor:
+        """Hidden states ``[..., S]`` and encoded actions ``[..., A]`` to the next hidden states."""
+        return self.scaling(self.dynamics(hidden, action))
+
+    def predict(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Reads latents ``[...]``, writes ``state_value [..., 1]`` and ``policy_logits [..., P]``.
+
+        With continuous actions ``P`` counts the raw numbers of the policy's distribution,
+        ``policy_head.output(logits)``.
+        """
+        (hidden,) = self._carry(tensordict)
+        tensordict.set(self.value_key, self.value_head(hidden).mean)
+        return tensordict.set(self.logits_key, self.policy_head.raw(hidden))
+
+    def search_tensors(
+        self, latents: LatentTensors, action: Tensor
+    ) -> tuple[LatentTensors, Tensor, Tensor, Tensor]:
+        """One step of a search, on plain tensors: what a compiler or tracer takes.
+
+        Args:
+            latents (tuple of Tensor): ``([N, S],)``.
+            action (Tensor): encoded, ``[N, A]``.
+
+        Returns:
+            The next latents, reward ``[N]``, value ``[N]`` and policy logits ``[N, P]``.
+        """
+        hidden = self.advance(latents[0], action)
+        reward, value = self.reward_head(hidden).mean, self.value_head(hidden).mean
+        return (hidden,), reward.squeeze(-1), value.squeeze(-1), self.policy_head.raw(hidden)
+
+    # -- the contract ----------------------------------------------------------------------------
+    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
+        """Nothing is drawn: ``[*batch_size, 0]``."""
+        return torch.zeros(*batch_size, 0, device=device)
+
+    def statistics(self, observed: TensorDictBase):
+        """Not defined: a deterministic latent has no divergence.
+
+        Raises:
+            TypeError: always; :class:`~torchrl_wm.objectives.MuZeroLoss` trains this model.
+        """
+        raise TypeError(
+            "MuZeroModel has no posterior and prior to compare; train it with MuZeroLoss."
+        )
+
+    def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
+        return (self.scaling(self.representation(tokens)),)
+
+    def _observe_tensors(self, tokens, action, is_init, carry, noise):
+        return (self.scaling(self.representation(tokens)),), {}
+
+    def _predict_tensors(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> LatentTensors:
+        return (self.advance(latents[0], action),)
