@@ -11,6 +11,7 @@ FLOORS = [
     {"functional"},
     {"modules"},
     {"envs", "data", "world_models"},
+    {"planners"},
     {"policies", "objectives"},
     {"algorithms", "training"},
     {"cli", "__main__"},

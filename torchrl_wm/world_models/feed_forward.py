@@ -58,12 +58,22 @@ class FeedForward(WorldModel):
         )
         self.dynamics, self.posterior_std = dynamics, posterior_std
 
-    def noise(self, batch_size, device=None) -> Tensor:
+    def noise(self, batch_size, device=None, generator=None) -> Tensor:
         """Unit normal noise of the latent; with several members, and the uniform draw of one."""
-        noise = super().noise(batch_size, device)
+        noise = super().noise(batch_size, device, generator)
         if self.dynamics.members == 1:
             return noise
-        return torch.cat([noise, torch.rand(*batch_size, 1, device=device)], -1)
+        draw = torch.rand(*batch_size, 1, device=device, generator=generator)
+        return torch.cat([noise, draw], -1)
+
+    def trajectory_noise(self, horizon, rows, device=None, generator=None) -> Tensor:
+        """Noise ``[H, N, noise size]``; trajectory ``i`` follows member ``i`` modulo their number."""
+        noise = WorldModel.noise(self, (horizon, rows), device, generator)
+        members = self.dynamics.members
+        if members == 1:
+            return noise
+        follow = (torch.arange(rows, device=device) % members + 0.5) / members
+        return torch.cat([noise, follow.view(1, rows, 1).expand(horizon, rows, 1)], -1)
 
     def compile_steps(self, **options) -> FeedForward:
         """Compiles the dynamics.

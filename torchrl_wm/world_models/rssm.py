@@ -122,11 +122,22 @@ class RSSM(WorldModel):
     def _predict_tensors(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> LatentTensors:
-        return self._advance(*latents, action, noise, self.cell.weights())
+        projected = self.cell.project_action(action)
+        return self._advance(*latents, projected, noise, self.cell.weights())
 
-    def _advance(self, belief, state, action, noise, cell_weights) -> LatentTensors:
-        belief = self.cell(belief, state, self.cell.project_action(action), cell_weights)
+    def _advance(self, belief, state, projected_action, noise, cell_weights) -> LatentTensors:
+        belief = self.cell(belief, state, projected_action, cell_weights)
         return belief, self.latent.rsample(self.latent.statistics(self.prior(belief)), noise)
+
+    def unroll(self, latents: LatentTensors, actions: Tensor, noise: Tensor) -> LatentTensors:
+        """Follows known action sequences; their projection is one product for all steps."""
+        projected, weights = self.cell.project_action(actions), self.cell.weights()
+        beliefs, states = [], []
+        for inputs in zip(projected, noise, strict=True):
+            latents = self._advance(*latents, *inputs, weights)
+            beliefs.append(latents[0])
+            states.append(latents[1])
+        return torch.stack(beliefs), torch.stack(states)
 
     def _imagine_tensors(self, latents, policy, noise) -> tuple[list[Tensor], list[Tensor]]:
         weights = self.cell.weights()
@@ -140,7 +151,8 @@ class RSSM(WorldModel):
     def _imagine_step(self, features, policy, noise, cell_weights) -> tuple[Tensor, Tensor]:
         action = policy(features)
         belief, state = features.split(list(self.latent_sizes.values()), -1)
-        return torch.cat(self._advance(belief, state, action, noise, cell_weights), -1), action
+        projected = self.cell.project_action(action)
+        return torch.cat(self._advance(belief, state, projected, noise, cell_weights), -1), action
 
     def _named(self, statistics: Statistics) -> dict[str, Tensor]:
         return dict(zip(self.latent.names, statistics, strict=True))

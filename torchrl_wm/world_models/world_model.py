@@ -248,9 +248,34 @@ class WorldModel(TensorDictModuleBase):
         """Divergence ``[...]`` of the posterior from the prior, in nats."""
         return self.latent.kl(posterior, prior)
 
-    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
+    def noise(
+        self, batch_size: Sequence[int], device=None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Standard noise of the stochastic state, ``[*batch_size, noise size]``."""
-        return self.latent.noise(tuple(batch_size), device=device)
+        return self.latent.noise(tuple(batch_size), device=device, generator=generator)
+
+    def trajectory_noise(
+        self, horizon: int, rows: int, device=None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Noise ``[H, N, noise size]`` of N trajectories; each follows one member of an ensemble."""
+        return self.noise((horizon, rows), device, generator)
+
+    def unroll(self, latents: LatentTensors, actions: Tensor, noise: Tensor) -> LatentTensors:
+        """Follows known action sequences, on plain tensors.
+
+        Args:
+            latents (tuple of Tensor): ``[N, size]`` each, in the order of ``latent_keys``.
+            actions (Tensor): encoded, ``[H, N, A]``.
+            noise (Tensor): ``[H, N, noise size]``.
+
+        Returns:
+            tuple of Tensor: the latents after each action, ``[H, N, size]`` each.
+        """
+        steps = []
+        for action, draw in zip(actions, noise, strict=True):
+            latents = self._predict_tensors(latents, action, draw)
+            steps.append(latents)
+        return tuple(map(torch.stack, zip(*steps, strict=True)))
 
     # -- what families implement -----------------------------------------------------------------
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:

@@ -1,0 +1,59 @@
+"""Coloured noise: normal numbers that are correlated along time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def coloured_noise(
+    shape: Sequence[int],
+    exponent: float,
+    *,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Normal noise whose power spectrum along the last dimension is :math:`1 / f^\beta`.
+
+    Every number has mean 0 and variance 1, whatever the colour; so has a sequence on average over
+    its length. iCEM (https://arxiv.org/abs/2008.06389) draws actions with it: low frequencies reach
+    further than white noise of the same variance. The frequency 0 counts as the lowest one above.
+
+    Args:
+        shape (sequence of int): ``[..., T]``, time last.
+        exponent (float): :math:`\beta`; 0 is white, 1 pink, 2 red noise.
+
+    Keyword Args:
+        device (torch.device, optional): of the result.
+        generator (torch.Generator, optional): source of the draws.
+
+    Returns:
+        float32 ``[..., T]``.
+
+    Raises:
+        ValueError: for a negative exponent.
+
+    Examples:
+        >>> noise = coloured_noise([1000, 30], 2.0, generator=torch.Generator().manual_seed(0))
+        >>> bool((noise[:, 1:] - noise[:, :-1]).std() < 0.7 * noise.std())
+        True
+    """
+    if exponent < 0:
+        raise ValueError(f"The exponent of coloured noise must not be negative; got {exponent}.")
+    steps = shape[-1]
+    white = torch.randn(*shape, device=device, generator=generator)
+    if not exponent or steps < 2:
+        return white
+    # White noise has independent Fourier coefficients; scaling them gives the spectrum. The scales
+    # are set such that the variance, the mean of their squares over all frequencies, stays 1.
+    frequency = torch.fft.rfftfreq(steps, device=device)
+    frequency[0] = frequency[1]
+    scale = frequency ** (-exponent / 2)
+    both_sides = torch.full_like(scale, 2.0)
+    both_sides[0] = 1.0
+    if steps % 2 == 0:
+        both_sides[-1] = 1.0
+    scale = scale / ((both_sides * scale.square()).sum() / steps).sqrt()
+    return torch.fft.irfft(torch.fft.rfft(white) * scale, n=steps)

@@ -1,0 +1,34 @@
+"""The cross-entropy method."""
+
+from __future__ import annotations
+
+from torchrl_wm.planners.planner import Planner
+
+
+class CEMPlanner(Planner):
+    """Cross-entropy method: the distribution is refitted to the best sequences, all of equal weight.
+
+    By default the planner of PlaNet (https://arxiv.org/abs/1811.04551): it begins anew in every step,
+    refits mean and population variance to the sequences as they were clipped, and acts on the mean.
+    PlaNet draws 1000 candidates in 10 iterations with 100 elites and a horizon of 12.
+
+    Takes the arguments of :class:`~torchrl_wm.planners.Planner`; the first seven are those of
+    :class:`torchrl.modules.CEMPlanner`.
+
+    Examples:
+        >>> from torchrl.envs import PendulumEnv
+        >>> env = PendulumEnv()
+        >>> planner = CEMPlanner(env, planning_horizon=5, optim_steps=3, num_candidates=16, top_k=4)
+        >>> env.rollout(2, planner)["action"].shape
+        torch.Size([2, 1])
+
+        In a world model, for any number of rows:
+
+        >>> from torchrl.data import Bounded, Composite, Unbounded
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=Bounded(-1, 1, (2,)))
+        >>> model = make_rssm(*specs, belief_size=16, units=8)
+        >>> planner = CEMPlanner(model, 5, optim_steps=3, num_candidates=16, top_k=4)
+        >>> planner(model.initial([7]))["action"].shape
+        torch.Size([7, 2])
+    """

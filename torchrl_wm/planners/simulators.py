@@ -1,0 +1,316 @@
+"""What an action sequence would bring: in a world model, or in a stateless environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import step_mdp
+
+from torchrl_wm import keys
+from torchrl_wm.envs import LearnedEnv
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.world_models import WorldModel
+
+REWARD_KEY = ("next", keys.REWARD)
+
+
+class ModelSimulator(nn.Module):
+    """Returns of action sequences in a world model, by its batched imagination on plain tensors.
+
+    Rewards are the means of the reward head at the imagined states. Where the model predicts a
+    continuation, what follows a state is weighed by it, the reward that arrives with it is not.
+
+    Args:
+        model (WorldModel): with a reward head.
+
+    Keyword Args:
+        discount (float): of one step.
+        terminal_value (callable, optional): features ``[N, F]`` of the last states to values ``[N, 1]``.
+        particles (int, optional): trajectories of each action sequence, averaged. In an ensemble of
+            dynamics each follows one member. Defaults to ``1``.
+        sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
+            followed. Defaults to ``True``.
+
+    Raises:
+        ValueError: for a model without a reward head, or less than one particle.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        *,
+        discount: float,
+        terminal_value: Callable[[Tensor], Tensor] | None = None,
+        particles: int = 1,
+        sample_latents: bool = True,
+    ):
+        super().__init__()
+        if model.reward_head is None:
+            raise ValueError(
+                f"Planning needs rewards, and this {type(model).__name__} has no reward head."
+            )
+        if particles < 1:
+            raise ValueError(f"particles={particles} must be at least 1.")
+        self.model, self.discount, self.terminal_value = model, discount, terminal_value
+        self.particles, self.sample_latents = particles, sample_latents
+        self.in_keys = list(model.latent_keys)
+        self.encoding = model.action_encoding
+
+    def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
+        """The latents ``[n, size]`` in a TensorDict ``[n]``."""
+        return tuple(tensordict.get(key) for key in self.in_keys)
+
+    def returns(
+        self, start: tuple[Tensor, ...], actions: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Returns ``[n, K]`` of flat action sequences ``[n, K, H, A]`` from ``n`` start states."""
+        n, candidates, horizon, _ = actions.shape
+        actions = actions.flatten(0, 1).transpose(0, 1)
+        if self.particles > 1:
+            actions = actions.repeat_interleave(self.particles, 1)
+        latents = _repeat(start, candidates * self.particles)
+        states = self.model.unroll(latents, actions, self._noise(actions, generator))
+        features = torch.cat(states, -1)
+        reward = self.model.reward_head(features).mean.squeeze(-1)
+        total = _weighted_sum(reward, self._weights(features, horizon))
+        if self.terminal_value is not None:
+            total = total + self._tail(features) * self.terminal_value(features[-1]).squeeze(-1)
+        return total.view(n, candidates, self.particles).mean(-1)
+
+    def propose(
+        self,
+        start: tuple[Tensor, ...],
+        policy: Callable[[Tensor], Tensor],
+        count: int,
+        horizon: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """``count`` action sequences ``[n, count, H, A]`` of a policy of features ``[N, F]``."""
+        latents, model = _repeat(start, count), self.model
+        noise = model.trajectory_noise(horizon, len(latents[0]), latents[0].device, generator)
+        actions = []
+        for draw in noise:
+            actions.append(policy(torch.cat(latents, -1)))
+            latents = model.unroll(latents, actions[-1].unsqueeze(0), draw.unsqueeze(0))
+            latents = tuple(value[0] for value in latents)
+        return torch.stack(actions, 1).unflatten(0, (-1, count))
+
+    def _noise(self, actions: Tensor, generator: torch.Generator | None) -> Tensor:
+        noise = self.model.trajectory_noise(*actions.shape[:2], actions.device, generator)
+        if not self.sample_latents:
+            # Only the draws of the state: which member of an ensemble predicts stays as it is.
+            noise[..., : self.model.latent.noise_size] = 0
+        return noise
+
+    def _weights(self, features: Tensor, horizon: int) -> Tensor | None:
+        """What the reward of each step counts, ``[H]`` or ``[H, N]``; None where all count 1."""
+        weights = None
+        if self.discount != 1:
+            steps = torch.arange(horizon, device=features.device)
+            weights = (self.discount**steps).to(features.dtype)
+        if self.model.continuation_head is not None:
+            alive = torch.ones(features.shape[:2], dtype=features.dtype, device=features.device)
+            if horizon > 1:
+                goes_on = self.model.continuation_head(features[:-1]).mean.squeeze(-1)
+                alive[1:] = goes_on.cumprod(0)
+            weights = alive if weights is None else alive * weights.unsqueeze(-1)
+        return weights
+
+    def _tail(self, features: Tensor) -> Tensor | float:
+        """What the value of the last state counts."""
+        factor = self.discount ** len(features)
+        if self.model.continuation_head is None:
+            return factor
+        return factor * self.model.continuation_head(features).mean.squeeze(-1).prod(0)
+
+
+class EnvSimulator(nn.Module):
+    """Returns of action sequences in a stateless environment, by stepping it.
+
+    After a step that ends the episode no reward counts, nor does a terminal value.
+
+    Args:
+        env (EnvBase): an environment that takes inputs of any batch size.
+
+    Keyword Args:
+        discount (float): of one step.
+        reward_key (NestedKey, optional): the reward, below ``"next"``. Defaults to the
+            environment's own. Rewards of several numbers are summed.
+        terminal_value (TensorDictModule, optional): reads the last states, writes ``value_key``.
+        value_key (NestedKey, optional): Defaults to ``"state_value"``.
+        advantage_module (callable, optional): a TorchRL value estimator; sequences are then judged by
+            the ``advantage`` that it writes for their first step.
+
+    Raises:
+        ValueError: for an environment that is batch-locked.
+    """
+
+    def __init__(
+        self,
+        env: EnvBase,
+        *,
+        discount: float,
+        reward_key: NestedKey | None = None,
+        terminal_value: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        value_key: NestedKey = keys.STATE_VALUE,
+        advantage_module: Callable[[TensorDictBase], TensorDictBase] | None = None,
+    ):
+        super().__init__()
+        if env.batch_locked:
+            raise ValueError(
+                f"{type(env).__name__} is batch-locked: it cannot step several candidates from one "
+                "state. Planning needs a stateless environment (batch_locked=False) or a world model."
+            )
+        self.env, self.discount = env, discount
+        self.reward_key = unravel_key(reward_key or ("next", *_as_tuple(_single_reward(env))))
+        self.terminal_value, self.value_key = terminal_value, value_key
+        self.advantage_module = advantage_module
+        specs = (env.observation_spec, env.state_spec)
+        self.in_keys = list(dict.fromkeys(k for s in specs for k in s.keys(True, True)))
+        self.encoding = ActionEncoding(env.full_action_spec_unbatched)
+        self.done_keys = [unravel_key(("next", *_as_tuple(k))) for k in _outermost_done(env)]
+
+    def start(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The state ``[n]`` in a TensorDict ``[n]``."""
+        return tensordict.select(*self.in_keys)
+
+    def returns(
+        self, start: TensorDictBase, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Returns ``[n, K]`` of flat action sequences ``[n, K, H, A]`` from ``n`` start states."""
+        n, candidates, horizon, _ = actions.shape
+        actions = actions.flatten(0, 1)
+        state = self._repeat(start, candidates)
+        total, alive, weight, rows = 0.0, 1.0, 1.0, []
+        for t in range(horizon):
+            row = self.env.step(self.encoding.decode(actions[:, t], state))
+            reward = row.get(self.reward_key)
+            total = total + weight * alive * reward.reshape(len(reward), -1).sum(1)
+            alive, weight = alive * (1 - self._done(row)), weight * self.discount
+            state = step_mdp(row)
+            rows.append(row)
+        if self.advantage_module is not None:
+            return self._advantage(torch.stack(rows, 1)).view(n, candidates)
+        if self.terminal_value is not None:
+            value = self.terminal_value(state).get(self.value_key)
+            total = total + weight * alive * value.reshape(len(value))
+        return total.view(n, candidates)
+
+    def propose(
+        self,
+        start: TensorDictBase,
+        policy: Callable[[TensorDictBase], TensorDictBase],
+        count: int,
+        horizon: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """``count`` action sequences ``[n, count, H, A]`` of a policy on TensorDicts."""
+        state, actions = self._repeat(start, count), []
+        for _ in range(horizon):
+            row = self.env.step(policy(state))
+            actions.append(self.encoding(row))
+            state = step_mdp(row)
+        return torch.stack(actions, 1).unflatten(0, (-1, count))
+
+    def _repeat(self, start: TensorDictBase, count: int) -> TensorDictBase:
+        return start.unsqueeze(1).expand(len(start), count).reshape(-1)
+
+    def _done(self, row: TensorDictBase) -> Tensor:
+        ended = [row.get(key).reshape(len(row), -1).all(1) for key in self.done_keys]
+        return torch.stack(ended).any(0).float()
+
+    def _advantage(self, trajectory: TensorDictBase) -> Tensor:
+        self.advantage_module(trajectory)
+        return trajectory.get(self.advantage_module.tensor_keys.advantage)[:, 0].flatten(1).sum(1)
+
+
+Simulator = ModelSimulator | EnvSimulator
+
+
+def make_simulator(
+    env: EnvBase | WorldModel,
+    *,
+    discount: float,
+    reward_key: NestedKey | None = None,
+    terminal_value: Callable | None = None,
+    advantage_module: Callable | None = None,
+    **model_options,
+) -> Simulator:
+    """The simulator of a world model, or of an environment.
+
+    A :class:`~torchrl_wm.envs.LearnedEnv` that only steps its model is simulated by the model itself.
+
+    Args:
+        env (EnvBase or WorldModel): where sequences are tried out.
+
+    Keyword Args:
+        discount, terminal_value (optional): see the two simulators.
+        reward_key, advantage_module (optional): see :class:`EnvSimulator`.
+        **model_options: ``particles`` and ``sample_latents`` of :class:`ModelSimulator`.
+
+    Raises:
+        TypeError: for something that is neither.
+        ValueError: for an option that only an environment has, or only a world model.
+    """
+    if isinstance(env, LearnedEnv) and env.terminate_below is None and advantage_module is None:
+        env = env.world_model if reward_key in (None, REWARD_KEY) else env
+    if isinstance(env, WorldModel):
+        if advantage_module is not None:
+            raise ValueError(
+                "advantage_module reads the steps of an environment: plan in LearnedEnv(world_model), "
+                "or give terminal_value."
+            )
+        if reward_key not in (None, REWARD_KEY):
+            raise ValueError(
+                f"A world model predicts its reward by itself; reward_key={reward_key!r} has no meaning."
+            )
+        options = {"discount": discount, "terminal_value": terminal_value}
+        return ModelSimulator(env, **options, **model_options)
+    if not isinstance(env, EnvBase):
+        raise TypeError(
+            f"Planning needs a TorchRL environment or a world model, not {type(env).__name__}."
+        )
+    if model_options != {"particles": 1, "sample_latents": True}:
+        raise ValueError("particles and sample_latents are options of planning in a world model.")
+    return EnvSimulator(
+        env,
+        discount=discount,
+        reward_key=reward_key,
+        terminal_value=terminal_value,
+        advantage_module=advantage_module,
+    )
+
+
+def _repeat(start: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    return tuple(value.repeat_interleave(count, 0) for value in start)
+
+
+def _weighted_sum(reward: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return reward.sum(0)
+    return (reward * weights.view(len(reward), -1)).sum(0)
+
+
+def _as_tuple(key: NestedKey) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else key
+
+
+def _single_reward(env: EnvBase) -> NestedKey:
+    if len(env.reward_keys) != 1:
+        raise ValueError(
+            f"{type(env).__name__} has the rewards {list(env.reward_keys)}: say which one counts with "
+            "reward_key=('next', ...)."
+        )
+    return env.reward_keys[0]
+
+
+def _outermost_done(env: EnvBase) -> list[NestedKey]:
+    """The ``done`` entries nearest to the root: that of a team goes before those of its members."""
+    found = [_as_tuple(key) for key in env.done_keys if _as_tuple(key)[-1] == "done"]
+    depth = min(map(len, found))
+    return [key for key in found if len(key) == depth]
