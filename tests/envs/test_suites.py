@@ -55,6 +55,27 @@ def test_specs_and_root_entries(make, args, options):
     env.close()
 
 
+@pytest.mark.parametrize("vectorization", ["serial", "gymnasium"])
+def test_observations_are_scaled_everywhere(vectorization):
+    options = {"num_envs": 2, "vectorization": vectorization, "seed": 3}
+    plain = gymnasium("CartPole-v1", **options)
+    scaled = gymnasium("CartPole-v1", **options, observation_scale=[1.0, 2.0, 10.0, 2.0])
+    factors, action = torch.tensor([1.0, 2.0, 10.0, 2.0]), plain.rand_action()["action"]
+    one, two = (env.step(env.reset().set("action", action)) for env in (plain, scaled))
+    torch.testing.assert_close(two["observation"], one["observation"] * factors)
+    torch.testing.assert_close(two["next", "observation"], one["next", "observation"] * factors)
+    check_env_specs(scaled)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"observation_scale": [1.0, 2.0]}, {"observation_scale": [2.0], "from_pixels": True}],
+)
+def test_a_scale_that_does_not_fit_is_named(options):
+    with pytest.raises(ValueError, match="observation_scale"):
+        gymnasium("CartPole-v1", **options)
+
+
 def test_actions_are_rescaled_to_the_bounds():
     env = gymnasium("Pendulum-v1")
     reset = env.reset()

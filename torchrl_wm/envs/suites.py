@@ -11,10 +11,12 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torchrl.envs import TransformedEnv
+import torch
+from torchrl.envs import ObservationNorm, TransformedEnv
 
 from torchrl_wm.envs import singles
 from torchrl_wm.envs.vectorize import assemble, check_common_options
@@ -31,6 +33,7 @@ def gymnasium(
     seed: int = 0,
     max_episode_steps: int | None = None,
     categorical_actions: bool = False,
+    observation_scale: Sequence[float] | None = None,
     **make_kwargs: Any,
 ) -> TransformedEnv:
     """Makes environments registered with gymnasium.
@@ -48,6 +51,8 @@ def gymnasium(
         max_episode_steps (int, optional): time limit in steps of the environment (not decisions).
             Defaults to the registered one.
         categorical_actions (bool, optional): discrete actions as indices instead of one-hot.
+        observation_scale (sequence of float, optional): factors of the entries of ``observation``,
+            which a likelihood of unit variance needs where they are small, such as angles in radians.
         **make_kwargs: passed to ``gymnasium.make``.
 
     Raises:
@@ -58,6 +63,9 @@ def gymnasium(
         >>> env = gymnasium("Pendulum-v1", num_envs=2)
         >>> env.reset()["observation"].shape
         torch.Size([2, 3])
+        >>> env = gymnasium("CartPole-v1", observation_scale=[1, 1, 10, 1])
+        >>> round(env.observation_spec["observation"].space.high[0, 2].item(), 2)
+        4.19
     """
     check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
     if from_pixels:
@@ -71,9 +79,22 @@ def gymnasium(
         image_size=image_size if from_pixels else None,
         make_kwargs=dict(make_kwargs, max_episode_steps=max_episode_steps),
     )
-    return singles.assemble_gymnasium(
+    env = singles.assemble_gymnasium(
         single, num_envs, vectorization, action_repeat, categorical_actions
     )
+    return env if observation_scale is None else _scaled(env, observation_scale)
+
+
+def _scaled(env: TransformedEnv, factors: Sequence[float]) -> TransformedEnv:
+    scale, spec = torch.tensor(list(factors), dtype=torch.float32), env.observation_spec
+    observed = spec.get("observation", None)
+    if observed is None or scale.shape != observed.shape[1:]:
+        shapes = {str(key): list(leaf.shape[1:]) for key, leaf in spec.items(True, True)}
+        raise ValueError(
+            f"observation_scale of length {len(scale)} does not fit the entry 'observation'; "
+            f"this environment has {shapes}."
+        )
+    return env.append_transform(ObservationNorm(0.0, scale, in_keys=["observation"]))
 
 
 def atari(
