@@ -34,7 +34,7 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
     assert (config.training.train_ratio is None) != (config.training.every is None)
 
 
-_SMALL = ("dreamer_v3",)  # differ from the constructors, whose defaults are those of the papers
+_SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3")  # differ from the constructors, whose defaults are those of the papers
 
 
 @pytest.mark.parametrize("algorithm", _names("algorithm"))
