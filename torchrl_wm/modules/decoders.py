@@ -310,7 +310,7 @@ def make_decoder(
         observation_spec (Composite): unbatched, nested or not.
         belief_size (int): size of the belief.
         state_size (int): size of the state.
-        style (str, optional): ``"v1"`` (PlaNet too), ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
+        style (str, optional): ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
         depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
         layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
         units (int, optional): their size. Defaults to 400, 400 or 1024.
@@ -352,6 +352,6 @@ def make_decoder(
         sizes = {"depth": depth, "mults": mults, "kernel": kernel, "units": units}
         image = UpsamplingImageDecoder(images, belief_size, state_size, blocks=blocks, **sizes)
     elif images:
-        activation = "relu" if style == "v1" else "elu"
+        activation = "elu" if style == "v2" else "relu"
         image = StridedImageDecoder(images, features, depth=depth, activation=activation, norm=norm)
     return Decoder(belief_size, state_size, vector, image)

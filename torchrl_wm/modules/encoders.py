@@ -252,7 +252,7 @@ def make_encoder(
 
     Args:
         observation_spec (Composite): unbatched, nested or not.
-        style (str, optional): ``"v1"`` (PlaNet too), ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
+        style (str, optional): ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
         depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
         layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
         units (int, optional): their size. Defaults to 400, 400 or 1024.
@@ -288,6 +288,6 @@ def make_encoder(
     if images and v3:
         image = PooledImageEncoder(images, depth=depth, mults=mults, kernel=kernel)
     elif images:
-        activation = "relu" if style == "v1" else "elu"
+        activation = "elu" if style == "v2" else "relu"
         image = StridedImageEncoder(images, depth=depth, activation=activation, norm=norm)
     return Encoder(vector, image)

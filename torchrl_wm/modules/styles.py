@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-Style = Literal["v1", "v2", "v3"]
+Style = Literal["planet", "v1", "v2", "v3"]
 
 NETWORKS = {
+    "planet": {"activation": "relu", "norm": None, "init": "glorot"},
     "v1": {"activation": "elu", "norm": None, "init": "glorot"},
     "v2": {"activation": "elu", "norm": None, "init": "glorot"},
     "v3": {"activation": "silu", "norm": "rms", "init": "trunc_normal"},
 }
-"""Arguments of dense networks (``MLP``, ``Head``) by style; PlaNet's pictures use ``"v1"``."""
+"""Arguments of dense networks (``MLP``, ``Head``) by style."""
 
 SIZES = {
+    "planet": {"depth": 32, "layers": 3, "units": 300},
     "v1": {"depth": 32, "layers": 4, "units": 400},
     "v2": {"depth": 48, "layers": 4, "units": 400},
     "v3": {"depth": 64, "layers": 3, "units": 1024},

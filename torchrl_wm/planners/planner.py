@@ -18,7 +18,7 @@ from torchrl_wm.planners.action_space import ActionSpace
 from torchrl_wm.planners.simulators import make_simulator
 from torchrl_wm.world_models import WorldModel
 
-_VARIANCE_FLOOR = 1e-6  # PlaNet's: keeps the deviation of equal samples differentiable from zero
+_VARIANCE_FLOOR = 1e-6  # PlaNet's: equal samples still leave a little deviation
 
 
 class Planner(TensorDictModuleBase):
@@ -64,7 +64,7 @@ class Planner(TensorDictModuleBase):
         scale_by_bounds (bool, optional): draw bounded numbers over their range; otherwise with mean 0
             and deviation ``init_std``, clipped. Defaults to ``True``.
         particles, sample_latents (optional): see
-            :class:`~torchrl_wm.planners.ModelSimulator`. Default to ``1`` and ``True``.
+            :class:`~torchrl_wm.planners.ModelSimulator`.
         plan_key (NestedKey, optional): normalised plan ``[..., H, A]``. Defaults to ``"plan"``.
         is_init_key (NestedKey, optional): where True, there is no plan yet. Defaults to ``"is_init"``.
         generator (torch.Generator, optional): source of all draws of sequences and latents. Defaults
@@ -97,7 +97,7 @@ class Planner(TensorDictModuleBase):
         select: Literal["mean", "best"] = "mean",
         warm_start: bool = False,
         scale_by_bounds: bool = True,
-        particles: int = 1,
+        particles: int | None = None,
         sample_latents: bool = True,
         advantage_module: Callable | None = None,
         plan_key: NestedKey = keys.PLAN,

@@ -31,8 +31,8 @@ class ModelSimulator(nn.Module):
     Keyword Args:
         discount (float): of one step.
         terminal_value (callable, optional): features ``[N, F]`` of the last states to values ``[N, 1]``.
-        particles (int, optional): trajectories of each action sequence, averaged. In an ensemble of
-            dynamics each follows one member. Defaults to ``1``.
+        particles (int, optional): trajectories of each action sequence, averaged; in an ensemble of
+            dynamics each follows one member. Defaults to one for each member.
         sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
             followed. Defaults to ``True``.
 
@@ -46,7 +46,7 @@ class ModelSimulator(nn.Module):
         *,
         discount: float,
         terminal_value: Callable[[Tensor], Tensor] | None = None,
-        particles: int = 1,
+        particles: int | None = None,
         sample_latents: bool = True,
     ):
         super().__init__()
@@ -54,6 +54,7 @@ class ModelSimulator(nn.Module):
             raise ValueError(
                 f"Planning needs rewards, and this {type(model).__name__} has no reward head."
             )
+        particles = model.members if particles is None else particles
         if particles < 1:
             raise ValueError(f"particles={particles} must be at least 1.")
         self.model, self.discount, self.terminal_value = model, discount, terminal_value
@@ -275,7 +276,7 @@ def make_simulator(
         raise TypeError(
             f"Planning needs a TorchRL environment or a world model, not {type(env).__name__}."
         )
-    if model_options != {"particles": 1, "sample_latents": True}:
+    if model_options != {"particles": None, "sample_latents": True}:
         raise ValueError("particles and sample_latents are options of planning in a world model.")
     return EnvSimulator(
         env,

@@ -1,6 +1,17 @@
-"""How to act: filtering actors and exploration."""
+"""How to act: policies that filter, actors and planners, and exploration."""
 
 from torchrl_wm.policies.exploration import GaussianNoise, RandomChoice, make_exploration
 from torchrl_wm.policies.filtering_actor import FilteringActor
+from torchrl_wm.policies.filtering_policy import FilteringPolicy
+from torchrl_wm.policies.planning_policy import PlanningPolicy
+from torchrl_wm.policies.searching_policy import SearchingPolicy
 
-__all__ = ["FilteringActor", "GaussianNoise", "RandomChoice", "make_exploration"]
+__all__ = [
+    "FilteringActor",
+    "FilteringPolicy",
+    "GaussianNoise",
+    "PlanningPolicy",
+    "RandomChoice",
+    "SearchingPolicy",
+    "make_exploration",
+]

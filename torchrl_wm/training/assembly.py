@@ -10,7 +10,7 @@ from torchrl.envs import EnvBase
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat, model_specs
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
-from torchrl_wm.training.configuration import instantiate
+from torchrl_wm.training.configuration import instantiate, require_parameter
 from torchrl_wm.training.evaluation import Evaluator
 from torchrl_wm.training.loop import Trainer, with_latents
 from torchrl_wm.training.ratio import UpdateRatio
@@ -18,13 +18,16 @@ from torchrl_wm.training.run_folder import RunFolder
 
 
 def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> nn.Module:
-    """The algorithm of ``config`` for the specs of ``env``."""
-    return instantiate(
-        config.algorithm,
-        *model_specs(env),
-        world_model=instantiate(config.world_model),
-        device=device,
-    )
+    """The algorithm of ``config`` for the specs of ``env``.
+
+    Raises:
+        OptionError: for a planner beside an algorithm that takes none.
+    """
+    parts = {"world_model": instantiate(config.world_model)}
+    if config.get("planner") is not None:
+        require_parameter(config.algorithm, "planner")
+        parts["planner"] = instantiate(config.planner)
+    return instantiate(config.algorithm, *model_specs(env), **parts, device=device)
 
 
 def build_trainer(
@@ -58,6 +61,7 @@ def build_trainer(
     ratio = UpdateRatio(
         options.pop("updates"),
         options.pop("every"),
+        every_episodes=options.pop("every_episodes"),
         train_ratio=options.pop("train_ratio"),
         batch_steps=config.replay.batch_size * config.replay.slice_length,
         first=options.pop("first_updates"),

@@ -71,6 +71,26 @@ def _check_options(node: Any) -> None:
             raise OptionError(unknown(str(option), parameters, f"option of {target}"))
 
 
+def require_parameter(node: DictConfig, name: str) -> None:
+    """Checks that what ``node._target_`` names takes the part ``name``.
+
+    Raises:
+        OptionError: if it does not.
+
+    Examples:
+        >>> require_parameter(OmegaConf.create({"_target_": "torch.nn.Linear"}), "planner")
+        Traceback (most recent call last):
+        torchrl_wm.training.configuration.OptionError: ...
+    """
+    import hydra.utils
+
+    if name not in inspect.signature(hydra.utils.get_object(node["_target_"])).parameters:
+        raise OptionError(
+            f"{node['_target_']} takes no {name}: leave {name}=... out, or choose an algorithm that "
+            f"has one."
+        )
+
+
 def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
     """The message for a name that does not exist.
 

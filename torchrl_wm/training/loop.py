@@ -198,7 +198,7 @@ class Trainer:
         self.episodes.add(batch)
         self.steps += batch.numel() * self.action_repeat
         if not warm_up:
-            self.ratio.add(batch.numel())
+            self.ratio.add(batch.numel(), int(batch["next", "done"].sum()))
 
     def update(self) -> None:
         """Samples one batch and trains on it."""

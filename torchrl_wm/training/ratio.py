@@ -12,22 +12,24 @@ class UpdateRatio:
     published cadence is one case of "``updates`` updates for each ``every`` decisions":
 
     - Dreamer v1: ``UpdateRatio(updates=100, every=500)``, a burst after each 500 decisions;
+    - PlaNet: ``UpdateRatio(updates=100, every_episodes=1)``, a burst after each episode;
     - Dreamer v2: ``UpdateRatio(updates=1, every=16)``;
     - Dreamer v3: ``UpdateRatio(train_ratio=32, batch_steps=16 * 64)``, where the train ratio is the
       number of replayed rows for each collected row: one update per ``batch_steps / train_ratio``.
 
     Args:
         updates (int, optional): updates of one burst. Defaults to 1.
-        every (float, optional): decisions between two bursts. Exclusive with ``train_ratio``.
+        every (float, optional): decisions between two bursts.
 
     Keyword Args:
+        every_episodes (float, optional): episodes that end between two bursts.
         train_ratio (float, optional): replayed rows for each collected row.
         batch_steps (int, optional): rows of one training batch; needed with ``train_ratio``.
         first (int, optional): updates due as soon as updating starts. Defaults to 0.
 
     Raises:
-        ValueError: if not exactly one of ``every`` and ``train_ratio`` is given, or a number is
-            negative.
+        ValueError: if not exactly one of ``every``, ``every_episodes`` and ``train_ratio`` is given,
+            or a number is negative.
 
     Examples:
         >>> ratio = UpdateRatio(train_ratio=3, batch_steps=8)
@@ -46,19 +48,22 @@ class UpdateRatio:
         updates: int = 1,
         every: float | None = None,
         *,
+        every_episodes: float | None = None,
         train_ratio: float | None = None,
         batch_steps: int | None = None,
         first: int = 0,
     ):
-        if (every is None) == (train_ratio is None):
+        if sum(option is not None for option in (every, every_episodes, train_ratio)) != 1:
             raise ValueError(
-                "Give exactly one of train_ratio (replayed rows per collected row) and every "
-                f"(decisions between two bursts of updates); got {train_ratio=} and {every=}."
+                "Give exactly one of train_ratio (replayed rows per collected row), every (decisions "
+                "between two bursts of updates) and every_episodes (ends of episodes between them); "
+                f"got {train_ratio=}, {every=} and {every_episodes=}."
             )
         if train_ratio is not None and not batch_steps:
             raise ValueError("train_ratio needs batch_steps, the rows of one training batch.")
-        if every is not None and every <= 0:
-            raise ValueError(f"every must be a positive number of decisions; got {every}.")
+        for name, value in (("every", every), ("every_episodes", every_episodes)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive; got {value}.")
         if updates < 0 or first < 0 or (train_ratio or 0) < 0:
             raise ValueError(
                 "updates, first and train_ratio must not be negative; "
@@ -66,15 +71,18 @@ class UpdateRatio:
             )
         self.updates, self.first = updates, first
         self._gain, self._cost = (1, every) if train_ratio is None else (train_ratio, batch_steps)
-        self.decisions = 0
+        self._by_episodes = every_episodes is not None
+        if self._by_episodes:
+            self._cost = every_episodes
+        self.counted = 0  # decisions, or episodes
         self.granted = 0
         self.due = first
 
-    def add(self, decisions: int) -> None:
-        """Counts ``decisions`` newly collected rows."""
-        self.decisions += decisions
+    def add(self, decisions: int, episodes: int = 0) -> None:
+        """Counts newly collected rows and the episodes that ended in them."""
+        self.counted += episodes if self._by_episodes else decisions
         # From the total and not from a running remainder: sums of floats would drift.
-        granted = floor(self.decisions * self._gain / self._cost)
+        granted = floor(self.counted * self._gain / self._cost)
         self.due += (granted - self.granted) * self.updates
         self.granted = granted
 
@@ -90,9 +98,9 @@ class UpdateRatio:
 
     def state_dict(self) -> dict[str, int]:
         """The counts, as plain integers."""
-        return {"decisions": self.decisions, "granted": self.granted, "due": self.due}
+        return {"counted": self.counted, "granted": self.granted, "due": self.due}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Restores the counts of :meth:`state_dict`."""
-        self.decisions, self.granted = state["decisions"], state["granted"]
+        self.counted, self.granted = state["counted"], state["granted"]
         self.due = state["due"]

@@ -58,10 +58,15 @@ class FeedForward(WorldModel):
         )
         self.dynamics, self.posterior_std = dynamics, posterior_std
 
+    @property
+    def members(self) -> int:
+        """Number of dynamics networks."""
+        return self.dynamics.members
+
     def noise(self, batch_size, device=None, generator=None) -> Tensor:
         """Unit normal noise of the latent; with several members, and the uniform draw of one."""
         noise = super().noise(batch_size, device, generator)
-        if self.dynamics.members == 1:
+        if self.members == 1:
             return noise
         draw = torch.rand(*batch_size, 1, device=device, generator=generator)
         return torch.cat([noise, draw], -1)
@@ -69,10 +74,9 @@ class FeedForward(WorldModel):
     def trajectory_noise(self, horizon, rows, device=None, generator=None) -> Tensor:
         """Noise ``[H, N, noise size]``; trajectory ``i`` follows member ``i`` modulo their number."""
         noise = WorldModel.noise(self, (horizon, rows), device, generator)
-        members = self.dynamics.members
-        if members == 1:
+        if self.members == 1:
             return noise
-        follow = (torch.arange(rows, device=device) % members + 0.5) / members
+        follow = (torch.arange(rows, device=device) % self.members + 0.5) / self.members
         return torch.cat([noise, follow.view(1, rows, 1).expand(horizon, rows, 1)], -1)
 
     def compile_steps(self, **options) -> FeedForward:
@@ -105,7 +109,7 @@ class FeedForward(WorldModel):
         return (self.latent.rsample(prior, noise[..., : self.latent.size]),)
 
     def _prior(self, state: Tensor, action: Tensor, noise: Tensor) -> Statistics:
-        members, member = self.dynamics.members, None
+        members, member = self.members, None
         if members > 1:
             member = (noise[..., -1:] * members).long().clamp_max(members - 1)
         # A policy without bounds may sample what the environment would clip.

@@ -39,7 +39,7 @@ def make_identity(
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
-        style (str, optional): networks and likelihoods of Dreamer ``"v1"``, ``"v2"`` or ``"v3"``.
+        style (str, optional): networks and likelihoods of ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``.
             Defaults to ``"v3"``.
         members (int, optional): dynamics networks; each prediction is made by one of them. Defaults
             to ``1``.
@@ -103,8 +103,8 @@ def make_autoencoder(
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
-        style (str, optional): networks, normalisations, initialisers and likelihoods of Dreamer
-            ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
+        style (str, optional): networks, normalisations, initialisers and likelihoods of
+            ``"planet"`` or Dreamer ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
         state_size (int, optional): size of the code. Defaults to ``32``.
         members (int, optional): dynamics networks; each prediction is made by one of them. Defaults
             to ``1``.

@@ -55,8 +55,8 @@ def make_rssm(
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
-        style (str, optional): networks, normalisations, initialisers and likelihoods of Dreamer
-            ``"v1"`` (and PlaNet), ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
+        style (str, optional): networks, normalisations, initialisers and likelihoods of
+            ``"planet"`` or Dreamer ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
         latent (str, optional): ``"gaussian"`` or ``"categorical"``. Defaults to ``"categorical"``.
         cell (str, optional): ``"gru"``, ``"reset_before"``, ``"layer_norm"`` or ``"block"``.
             Defaults to ``"block"``.

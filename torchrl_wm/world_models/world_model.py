@@ -84,6 +84,11 @@ class WorldModel(TensorDictModuleBase):
         return dict.fromkeys(self.latent_keys, torch.float16)
 
     @property
+    def members(self) -> int:
+        """How many models there are in one: more than 1 in an ensemble of dynamics."""
+        return 1
+
+    @property
     def feature_size(self) -> int:
         """Size of :meth:`features`."""
         return sum(self.latent_sizes.values())

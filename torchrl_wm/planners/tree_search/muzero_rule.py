@@ -1,0 +1,127 @@
+"""MuZero's rule: upper confidence bounds with priors, noise at the root, visits as the policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl_wm.planners.tree_search.normalization import (
+    Normalization,
+    ParentAndSiblings,
+    normalized_q,
+)
+from torchrl_wm.planners.tree_search.tree import NodeStatistics, node_statistics
+
+
+@dataclass
+class MuZeroRule:
+    """Selection by pUCT, action and policy by visit counts (https://arxiv.org/abs/1911.08265).
+
+    An edge scores its normalised value plus ``prior * sqrt(n) / (1 + visits) * (c_init +
+    log((n + c_base + 1) / c_base))`` with ``n`` the visits of the node, its own evaluation included,
+    so that a fresh node tries its most probable action. Equal scores: the lowest index.
+
+    Args:
+        c_init, c_base (float, optional): constants of the bound. Default to ``1.25`` and ``19652``.
+        dirichlet_alpha (float, optional): of the noise on the root's priors. Defaults to ``0.3``.
+        dirichlet_fraction (float, optional): its share; 0 for none. Defaults to ``0.25``.
+        temperature (float, optional): actions are drawn from ``visits ** (1 / temperature)``; 0 takes
+            the most visited one. May be changed between searches. Defaults to ``1.0``.
+        normalization (optional): of the values, see
+            :mod:`~torchrl_wm.planners.tree_search.normalization`. Defaults to
+            ``ParentAndSiblings()``; the paper's pseudocode is ``TreeWide()``.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Examples:
+        >>> MuZeroRule(dirichlet_alpha=0.25, temperature=0.5).temperature
+        0.5
+    """
+
+    c_init: float = 1.25
+    c_base: float = 19652.0
+    dirichlet_alpha: float = 0.3
+    dirichlet_fraction: float = 0.25
+    temperature: float = 1.0
+    normalization: Normalization = field(default_factory=ParentAndSiblings)
+
+    def __post_init__(self):
+        if not 0 <= self.dirichlet_fraction <= 1:
+            raise ValueError(f"dirichlet_fraction={self.dirichlet_fraction} must lie in [0, 1].")
+        if self.dirichlet_alpha <= 0:
+            raise ValueError(f"dirichlet_alpha={self.dirichlet_alpha} must be positive.")
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature} must not be negative.")
+        if self.c_base <= 0:
+            raise ValueError(f"c_base={self.c_base} must be positive.")
+
+    # -- the root ----------------------------------------------------------------------------------
+    def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Dirichlet noise ``[B, A]`` over the allowed actions of each row: sums to 1, 0 elsewhere."""
+        # The log of a gamma variable with a shape below 1, after Marsaglia and Tsang: alpha as small as
+        # 0.03 underflows otherwise, and a row of zeros has no direction.
+        shape = torch.full(allowed.shape, self.dirichlet_alpha + 1, dtype=torch.float64)
+        boosted = torch._standard_gamma(shape, generator=_on_cpu(generator)).log()
+        uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=_on_cpu(generator))
+        log_gamma = boosted + uniform.clamp_min(1e-300).log() / self.dirichlet_alpha
+        log_gamma = log_gamma.to(allowed.device).masked_fill(~allowed, -torch.inf)
+        return log_gamma.softmax(-1).nan_to_num(0.0).float()
+
+    def root_logits(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """Logits ``[B, A]`` of the root with the noise mixed into its probabilities."""
+        if noise is None or not self.dirichlet_fraction:
+            return logits
+        forbidden = logits == -torch.inf
+        share = self.dirichlet_fraction
+        mixed = (1 - share) * logits.softmax(-1) + share * noise.to(logits.dtype)
+        smallest = torch.finfo(logits.dtype).tiny
+        return mixed.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)
+
+    # -- selection -----------------------------------------------------------------------------------
+    def bounds(self, num_simulations: int, dtype: torch.dtype, device=None) -> Tensor:
+        """The factor of the prior by visits of the node, ``[num_simulations + 2]``."""
+        n = torch.arange(num_simulations + 2, dtype=torch.float64)
+        factor = n.sqrt() * (self.c_init + ((n + self.c_base + 1) / self.c_base).log())
+        return factor.to(device, dtype)
+
+    def scores(self, node: NodeStatistics, bounds: Tensor) -> Tensor:
+        """Scores ``[B, A]`` of the edges of a node; the largest is followed."""
+        explore = bounds[node.visits.long()].unsqueeze(-1) * node.priors
+        return normalized_q(node, self.normalization) + explore / (1 + node.edge_visits)
+
+    # -- the result ----------------------------------------------------------------------------------
+    def policy(self, tree: TensorDictBase) -> Tensor:
+        """Shares ``[B, A]`` of the visits of the root."""
+        visits = tree["children_visits"][:, 0].to(tree["priors"].dtype)
+        return visits / visits.sum(-1, keepdim=True).clamp_min(1)
+
+    def action(
+        self,
+        tree: TensorDictBase,
+        noise: Tensor | None,
+        *,
+        greedy: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Index ``[B]`` of the action to take."""
+        visits = node_statistics(tree).edge_visits
+        if greedy or self.temperature == 0:
+            return visits.argmax(-1)
+        # In logs: counts ** (1 / temperature) overflows for small temperatures.
+        scores = visits.double().log() / max(self.temperature, math.ulp(1.0))
+        uniform = torch.rand(scores.shape, dtype=torch.float64, generator=_on_cpu(generator))
+        gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
+        return (scores + gumbel.to(scores.device)).argmax(-1)
+
+
+def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
+    if generator is not None and generator.device.type != "cpu":
+        raise ValueError(
+            f"A search draws its few random numbers on the CPU; its generator is on {generator.device}."
+        )
+    return generator

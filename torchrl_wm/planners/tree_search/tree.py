@@ -1,0 +1,130 @@
+"""The search tree of a whole batch: a struct of arrays in one TensorDict."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+NO_CHILD = -1
+DECISION, CHANCE, TERMINAL = 0, 1, 2
+"""Kinds of nodes: the player chooses, nature chooses, nothing can be chosen."""
+
+
+def make_tree(
+    rows: int,
+    num_simulations: int,
+    num_actions: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> TensorDict:
+    """An empty tree for each of ``B`` rows, with room for ``N = num_simulations + 1`` nodes.
+
+    The root is node 0 and the node made in simulation ``s`` (counted from 0) is node ``s + 1``. Per
+    node, ``[B, N]``: ``parents`` and ``action_from_parent`` (-1 at the root), ``node_visits``,
+    ``node_values`` (mean of all values backed up through the node, its own included), ``raw_values``
+    (its own), ``rewards`` and ``discounts`` of the edge that leads to it, and its kind in ``kinds``.
+    Per edge, ``[B, N, A]``: ``children`` (-1 where there is none), ``children_visits``, ``q_values``
+    (reward plus discounted value, 0 where unvisited), ``logits`` (minus infinity where the action is
+    forbidden) and ``priors`` (their softmax; exactly 0 marks a forbidden action, and no other).
+    ``q_min`` and ``q_max``, ``[B]``, are the range of all values in the tree.
+
+    Args:
+        rows (int): ``B``.
+        num_simulations (int): simulations that there is room for.
+        num_actions (int): ``A``.
+
+    Keyword Args:
+        dtype (torch.dtype, optional): of the statistics. Defaults to ``torch.float32``.
+        device (torch.device, optional): of the tree. Defaults to the default device.
+
+    Returns:
+        TensorDict: with batch size ``[B]``.
+
+    Examples:
+        >>> tree = make_tree(2, num_simulations=8, num_actions=3)
+        >>> tree["children"].shape, tree["node_visits"].dtype
+        (torch.Size([2, 9, 3]), torch.int32)
+    """
+    nodes, edges = (rows, num_simulations + 1), (rows, num_simulations + 1, num_actions)
+
+    def full(shape, value, kind):
+        return torch.full(shape, value, dtype=kind, device=device)
+
+    return TensorDict(
+        {
+            "parents": full(nodes, NO_CHILD, torch.int32),
+            "action_from_parent": full(nodes, NO_CHILD, torch.int32),
+            "node_visits": full(nodes, 0, torch.int32),
+            "node_values": full(nodes, 0, dtype),
+            "raw_values": full(nodes, 0, dtype),
+            "rewards": full(nodes, 0, dtype),
+            "discounts": full(nodes, 0, dtype),
+            "kinds": full(nodes, DECISION, torch.int8),
+            "children": full(edges, NO_CHILD, torch.int32),
+            "children_visits": full(edges, 0, torch.int32),
+            "q_values": full(edges, 0, dtype),
+            "logits": full(edges, 0, dtype),
+            "priors": full(edges, 0, dtype),
+            "q_min": full((rows,), torch.inf, dtype),
+            "q_max": full((rows,), -torch.inf, dtype),
+        },
+        [rows],
+        device=device,
+    )
+
+
+class NodeStatistics(NamedTuple):
+    """What a selection rule reads of one node in each row: ``[B]``, edges ``[B, A]``."""
+
+    visits: Tensor
+    value: Tensor
+    raw_value: Tensor
+    edge_visits: Tensor
+    q_values: Tensor
+    logits: Tensor
+    priors: Tensor
+    q_min: Tensor
+    q_max: Tensor
+
+    @property
+    def allowed(self) -> Tensor:
+        """``[B, A]`` bool: the actions that may be chosen."""
+        return self.priors > 0
+
+
+def node_statistics(tree: TensorDictBase, node: Tensor | int = 0) -> NodeStatistics:
+    """The statistics of node ``node[b]`` of each row, the root's by default.
+
+    Examples:
+        >>> node_statistics(make_tree(2, 8, 3)).q_values.shape
+        torch.Size([2, 3])
+    """
+    rows = torch.arange(tree.shape[0], device=tree["node_visits"].device)
+    names = (
+        "node_visits",
+        "node_values",
+        "raw_values",
+        "children_visits",
+        "q_values",
+        "logits",
+        "priors",
+    )
+    return NodeStatistics(*(tree[name][rows, node] for name in names), tree["q_min"], tree["q_max"])
+
+
+def masked_priors(logits: Tensor) -> Tensor:
+    """Probabilities ``[..., A]`` of logits; forbidden actions (minus infinity) get exactly 0.
+
+    An allowed action keeps at least the smallest normal number, so that 0 has one meaning.
+
+    Examples:
+        >>> masked_priors(torch.tensor([0.0, 0.0, -torch.inf]))
+        tensor([0.5000, 0.5000, 0.0000])
+    """
+    allowed = logits > -torch.inf
+    probabilities = logits.softmax(-1).clamp_min(torch.finfo(logits.dtype).tiny)
+    return torch.where(allowed, probabilities, 0.0)

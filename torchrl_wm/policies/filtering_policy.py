@@ -1,0 +1,61 @@
+"""What all policies on latents share: filter the observation, then act."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import TensorDictPrimer
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+from torchrl_wm.world_models import WorldModel
+
+
+class FilteringPolicy(TensorDictModuleBase):
+    """Base of the policies for any TorchRL collector that filter with a world model and then act.
+
+    Reads the observations, ``is_init``, ``previous_action`` and the latents of the step before;
+    overwrites the latents by the posterior and writes the action entries in the environment's
+    encoding.
+
+    Args:
+        world_model (WorldModel): what filters.
+
+    Set ``random_actions = True`` for a warm-up: actions are drawn uniformly from the action spec while
+    the latents go on being filtered, so what is stored is real.
+
+    The collector carries the latents where ``make_tensordict_primer()`` is appended to the environment.
+    """
+
+    def __init__(self, world_model: WorldModel):
+        super().__init__()
+        self.world_model, self.random_actions = world_model, False
+        self.in_keys = list(world_model.in_keys)
+        self.out_keys = [*world_model.out_keys, *world_model.action_encoding.in_keys]
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that carries the latents."""
+        return self.world_model.make_tensordict_primer()
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Filters and acts, in place, on any batch ``[...]``."""
+        tensordict = self._filter(tensordict)
+        if not self.random_actions:
+            return self._act(tensordict)
+        for key, spec in self.world_model.action_encoding.leaves.items():
+            tensordict.set(key, spec.rand(tensordict.batch_size).to(tensordict.device))
+        return tensordict
+
+    def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.world_model.filter(tensordict)
+
+    def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the actions beside fresh latents."""
+        raise NotImplementedError
+
+
+def wants_mode() -> bool:
+    """Whether TorchRL's exploration type asks for the most probable action."""
+    modes = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
+    return exploration_type() in modes
