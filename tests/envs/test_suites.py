@@ -76,6 +76,23 @@ def test_a_scale_that_does_not_fit_is_named(options):
         gymnasium("CartPole-v1", **options)
 
 
+@pytest.mark.parametrize(
+    ("make", "args", "package"),
+    [
+        (gymnasium, ("CartPole-v1",), "gymnasium"),
+        (atari, ("Pong",), "ale_py"),
+        (dm_control, ("cartpole", "balance"), "dm_control"),
+    ],
+)
+def test_a_suite_that_is_not_installed_is_named(make, args, package, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [])
+    with pytest.raises(ModuleNotFoundError, match=rf"needs '{package}.*torchrl_wm\[envs\]"):
+        make(*args)
+
+
 def test_actions_are_rescaled_to_the_bounds():
     env = gymnasium("Pendulum-v1")
     reset = env.reset()

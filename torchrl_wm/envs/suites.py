@@ -9,10 +9,12 @@ never set by a time limit.
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -235,9 +237,19 @@ def dm_control(
     return assemble(single, num_envs, vectorization, action_repeat)
 
 
-def _check_gymnasium_id(id: str) -> None:
-    import gymnasium as gym
+def _import(package: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"This environment needs {error.name!r}, which is not installed: "
+            "pip install 'torchrl_wm[envs]'.",
+            name=error.name,
+        ) from error
 
+
+def _check_gymnasium_id(id: str) -> None:
+    gym = _import("gymnasium")
     name = id.split(":")[-1]
     if ":" in id or name in gym.registry:
         return
@@ -250,9 +262,7 @@ def _check_gymnasium_id(id: str) -> None:
 
 
 def _atari_id(game: str) -> str:
-    import ale_py
-    import gymnasium as gym
-
+    gym, ale_py = _import("gymnasium"), _import("ale_py")
     gym.register_envs(ale_py)
     games = {id[4:-3] for id in gym.registry if id.startswith("ALE/") and id.endswith("-v5")}
     games = {name.lower(): name for name in games if not name.endswith("-ram")}
@@ -263,8 +273,7 @@ def _atari_id(game: str) -> str:
 
 
 def _check_dm_control_task(domain: str, task: str) -> None:
-    from dm_control import suite
-
+    suite = _import("dm_control.suite")
     domains = sorted({name for name, _ in suite.ALL_TASKS})
     if domain not in domains:
         raise ValueError(f"Unknown dm_control domain {domain!r}; known are {domains}.")
