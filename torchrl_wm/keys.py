@@ -58,6 +58,9 @@ SEARCH_POLICY = "search_policy"
 ROOT_VALUE = "root_value"
 """``[..., 1]`` float: the value that a search found for its root."""
 
+SAMPLED_ACTIONS = "sampled_actions"
+"""``[..., S, A]`` float: the encoded actions that a search of sampled actions considered at its root."""
+
 VISIT_COUNTS = "visit_counts"
 """``[..., A]`` int: how often a search tried each action of its root."""
 
@@ -69,6 +72,28 @@ TO_PLAY = "to_play"
 
 SEARCH_VERSION = "search_version"
 """``[..., 1]`` int64: the number of updates behind the search whose results are stored."""
+
+# Targets of an unrolled model ----------------------------------------------------------------
+VALUE_TARGET = ("target", "value")
+"""``[..., 1]`` float: the return of a record, zero past the end of the episode."""
+
+REWARD_TARGET = ("target", "reward")
+"""``[..., 1]`` float: the reward that arrives with a record, zero past the end."""
+
+UNROLL_ACTION = ("target", "action")
+"""``[..., A]`` float: the encoded action that leads to a record, drawn at random past the end."""
+
+VALUE_MASK = ("target", "value_mask")
+"""``[..., 1]`` bool: whether the value of a record is trained."""
+
+REWARD_MASK = ("target", "reward_mask")
+"""``[..., 1]`` bool: whether the reward of a record is trained."""
+
+POLICY_MASK = ("target", "policy_mask")
+"""``[..., 1]`` bool: whether the policy of a record is trained."""
+
+OBSERVED_MASK = ("target", "observed_mask")
+"""``[..., 1]`` bool: whether the observation of a record belongs to the unrolled episode."""
 
 # Prioritised replay --------------------------------------------------------------------------
 PRIORITY = "priority"

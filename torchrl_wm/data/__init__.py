@@ -2,19 +2,27 @@
 
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
 from torchrl_wm.data.compression import LatentCompression
+from torchrl_wm.data.final_values import FinalValues
+from torchrl_wm.data.prioritized import PrioritizedSequenceSampler
+from torchrl_wm.data.reanalyze import Reanalyze
 from torchrl_wm.data.records import step_records
 from torchrl_wm.data.replay import StepReplay
 from torchrl_wm.data.rings import RingWriter
 from torchrl_wm.data.samplers import SequenceSampler
+from torchrl_wm.data.targets import UnrolledTargets
 from torchrl_wm.data.transitions import StepRecords, gather_step_records
 
 __all__ = [
+    "FinalValues",
     "LatentCompression",
+    "PrioritizedSequenceSampler",
+    "Reanalyze",
     "ReplayCheckpoint",
     "RingWriter",
     "SequenceSampler",
     "StepRecords",
     "StepReplay",
+    "UnrolledTargets",
     "gather_step_records",
     "step_records",
 ]

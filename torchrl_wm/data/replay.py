@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorDictReplayBuffer, TensorSpec
+from torchrl.envs.transforms import Compose, Transform
 
 from torchrl_wm import keys
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
@@ -53,6 +54,10 @@ class StepReplay:
             rows, which a checkpoint does not copy, the rings are that much longer. :meth:`extend`
             refuses to write more, see :meth:`room`. Defaults to 0.
         seed (int, optional): of the sampler's own generator. Defaults to the global generator.
+        sampler (callable, optional): makes the sampler from the writer and the number of records in a
+            sequence. Defaults to :class:`~torchrl_wm.data.SequenceSampler`, uniform over start positions.
+        transforms (sequence of Transform, optional): applied to what was sampled, ``[B * (T + 1)]``
+            records, after the latents were decoded; they keep the shape. Defaults to none.
 
     Examples:
         >>> from torchrl.data import OneHot
@@ -91,6 +96,8 @@ class StepReplay:
         scratch_dir: str | Path | None = None,
         slack: int = 0,
         seed: int | None = None,
+        sampler: Callable[[RingWriter, int], SequenceSampler] = SequenceSampler,
+        transforms: Sequence[Transform] = (),
     ):
         self.num_envs, self.batch_size, self.slice_length = num_envs, batch_size, slice_length
         window, spare = -(-capacity // num_envs), -(-slack // num_envs)
@@ -107,14 +114,14 @@ class StepReplay:
         self.scratch_dir = None if scratch_dir is None else Path(scratch_dir)
         spare = 0 if scratch_dir is None else spare
         self.writer = RingWriter(num_envs, slack=spare)
-        self.sampler = SequenceSampler(self.writer, slice_length + 1)
+        self.sampler = sampler(self.writer, slice_length + 1)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         rows = (window + spare) * num_envs
         self.buffer = TensorDictReplayBuffer(
             storage=self._make_storage(rows),
             writer=self.writer,
             sampler=self.sampler,
-            transform=self.compression,
+            transform=Compose(self.compression, *transforms),
             batch_size=batch_size * (slice_length + 1),
             generator=self.generator,
         )
@@ -169,7 +176,9 @@ class StepReplay:
         Args:
             sample (TensorDictBase): ``[B, T + 1]``, what :meth:`sample` gave (any device).
             latents (TensorDictBase): ``[B, T]``, for rows 1 to T: some or all of the latents and
-                extra entries.
+                extra entries. Rows whose :data:`~torchrl_wm.keys.MASK` is False are left alone; of
+                rows with a :data:`~torchrl_wm.keys.SEARCH_VERSION` the newest is kept, and none
+                that is older than what is stored.
 
         Returns:
             int: number of records replaced.
@@ -178,7 +187,8 @@ class StepReplay:
             KeyError: for an entry that is not stored or is no note of the policy.
             ValueError: for latents of another shape than the sample's rows 1 to T.
         """
-        entries = dict(latents.items(True, True))
+        mask = latents.get(keys.MASK, None)
+        entries = dict(latents.exclude(keys.MASK).items(True, True))
         if unknown := [key for key in entries if key not in self.policy_keys]:
             raise KeyError(f"Cannot write back {unknown}; the replay stores {self.policy_keys}.")
         if latents.shape != sample[:, 1:].shape:
@@ -188,17 +198,27 @@ class StepReplay:
             )
         index = sample.get("index")[:, 1:].flatten().cpu()
         generation = sample.get("index_generation")[:, 1:].flatten().cpu()
-        last = _last_occurrences(index)
+        kept = self._kept(index, mask, entries.get(keys.SEARCH_VERSION))
         patch = {}
         for key, value in entries.items():
             value = value.detach().flatten(0, 1)
             if key in self.compression.codecs:
                 value = self.compression.encode(key, value)
-            patch[key] = value.cpu()[last]
+            patch[key] = value.cpu()[kept]
         result = self.buffer.update_if_present(
-            index=index[last], generation=generation[last], patch=patch
+            index=index[kept], generation=generation[kept], patch=patch
         )
         return result.updated_count
+
+    def _kept(self, index: Tensor, mask: Tensor | None, version: Tensor | None) -> Tensor:
+        """Positions of ``index`` ``[N]`` to write: of each row one, of several the newest and last."""
+        kept = torch.arange(len(index)) if mask is None else mask.flatten().cpu().nonzero()[:, 0]
+        if version is not None:
+            version = version.flatten().cpu()
+            stored = self.buffer.storage._storage.get(keys.SEARCH_VERSION)[index[kept], 0]
+            kept = kept[version[kept] >= stored]
+            kept = kept[version[kept].argsort(stable=True)]
+        return kept[_last_occurrences(index[kept])]
 
     # -- reading ---------------------------------------------------------------------------------
 

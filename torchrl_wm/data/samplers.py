@@ -55,11 +55,7 @@ class SequenceSampler(Sampler):
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
         """Rows of ``batch_size // length`` sequences, joined: ``[batch_size]`` int64."""
-        if batch_size < self.length or batch_size % self.length:
-            raise ValueError(
-                f"The batch size counts records and must be a multiple of the sequence length "
-                f"{self.length}, got {batch_size}."
-            )
+        self._check_batch_size(batch_size)
         writer = self.writer
         starts = self.starts()
         edges = starts.cumsum(0)
@@ -75,6 +71,13 @@ class SequenceSampler(Sampler):
         first = draw - (edges - starts)[environment] + oldest[environment]
         slot = (first[:, None] + torch.arange(self.length)) % writer.slots
         return (slot * writer.num_envs + environment[:, None]).flatten(), {}
+
+    def _check_batch_size(self, batch_size: int) -> None:
+        if batch_size < self.length or batch_size % self.length:
+            raise ValueError(
+                f"The batch size counts records and must be a multiple of the sequence length "
+                f"{self.length}, got {batch_size}."
+            )
 
     def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
         return int(self.starts().sum())

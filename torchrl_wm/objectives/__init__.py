@@ -17,6 +17,7 @@ from torchrl_wm.objectives.divergence_rules import (
     make_divergence,
 )
 from torchrl_wm.objectives.imagination import Imagination
+from torchrl_wm.objectives.muzero_loss import MuZeroLoss
 from torchrl_wm.objectives.target_update import SlowUpdate
 from torchrl_wm.objectives.world_model_loss import WorldModelLoss
 
@@ -28,6 +29,7 @@ __all__ = [
     "ExcessKL",
     "Imagination",
     "Mixed",
+    "MuZeroLoss",
     "Reinforce",
     "ReplayCriticLoss",
     "SeparateKL",

@@ -114,7 +114,9 @@ class MuZeroModel(WorldModel):
         return (hidden,), reward.squeeze(-1), value.squeeze(-1), self.policy_head.raw(hidden)
 
     # -- the contract ----------------------------------------------------------------------------
-    def noise(self, batch_size: Sequence[int], device=None) -> Tensor:
+    def noise(
+        self, batch_size: Sequence[int], device=None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Nothing is drawn: ``[*batch_size, 0]``."""
         return torch.zeros(*batch_size, 0, device=device)
 

@@ -1,0 +1,53 @@
+"""Acting by search: represent the observation, look ahead, note what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+
+from torchrl_wm import keys
+from torchrl_wm.policies.filtering_policy import FilteringPolicy
+from torchrl_wm.world_models import WorldModel
+
+
+class SearchingPolicy(FilteringPolicy):
+    """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
+
+    Writes the action, the search statistics, ``search_version`` and ``priority`` (infinite: not yet
+    trained on). During a warm-up with random actions it searches too, so the statistics are real.
+
+    Args:
+        world_model (WorldModel): what filters.
+        search (TensorDictModuleBase): from root latents to actions and search statistics, such as
+            :class:`~torchrl_wm.planners.SearchPolicy`.
+
+    Keyword Args:
+        version (callable, optional): the number of updates so far. Defaults to 0 for ever.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        search: TensorDictModuleBase,
+        *,
+        version: Callable[[], int] = int,
+    ):
+        super().__init__(world_model)
+        self.search, self.version = search, version
+        notes = [key for key in search.out_keys if key not in self.out_keys]
+        self.note_keys = [*notes, keys.SEARCH_VERSION, keys.PRIORITY]
+        """The entries beside latents and actions, which a replay is to store."""
+        self.out_keys += self.note_keys
+
+    def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
+        tensordict = self.search(super()._filter(tensordict))
+        value = tensordict.get(keys.ROOT_VALUE)
+        version = torch.full_like(value, self.version(), dtype=torch.int64)
+        tensordict.set(keys.SEARCH_VERSION, version)
+        return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
+
+    def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return tensordict  # the search has written the actions
