@@ -143,8 +143,7 @@ def test_last_number_of_the_noise_chooses_the_member():
     noise = torch.zeros(6, 5)
     noise[:, -1] = torch.tensor([0.0, 0.3, 0.34, 0.6, 0.67, 0.999])
     with torch.no_grad():
-        for output in model.dynamics.outputs:
-            torch.nn.init.normal_(output.weight)
+        torch.nn.init.normal_(model.dynamics.weights[-1])
         state = model.step(td.clone(), noise=noise)["next", "state"]
     for member in range(3):
         assert torch.equal(state[2 * member], state[2 * member + 1])
@@ -159,13 +158,27 @@ def test_each_row_trains_one_member():
     noise[..., -1] = 0.5  # the second of three
     observed = model.observe(td, model.initial([2]), noise=noise)
     model.kl(*model.statistics(observed)).sum().backward()
-    gradients = [output.weight.grad.abs().sum() for output in model.dynamics.outputs]
+    gradients = model.dynamics.weights[-1].grad.abs().sum((1, 2))
     assert gradients[0] == gradients[2] == 0 < gradients[1]
+
+
+@pytest.mark.parametrize("style", ["planet", "v3"])
+@pytest.mark.parametrize("members", [1, 3])
+def test_trajectories_side_by_side_equal_those_of_single_steps(style, members):
+    model = make_identity(VECTOR, ACTION, members=members, style=style)
+    torch.nn.init.normal_(model.dynamics.weights[-1], std=0.1)
+    for rows in (12, 10):  # a multiple of the members, or not
+        latents, actions = (torch.randn(rows, 4),), torch.rand(5, rows, 2)
+        noise = model.trajectory_noise(5, rows)
+        (states,) = model.unroll(latents, actions, noise)
+        for t in range(5):
+            latents = model._predict_tensors(latents, actions[t], noise[t])
+            torch.testing.assert_close(states[t], latents[0])
 
 
 def test_a_prediction_outside_the_bounds_is_that_at_the_bounds():
     model = make_identity(VECTOR, ACTION)
-    torch.nn.init.normal_(model.dynamics.outputs[0].weight)
+    torch.nn.init.normal_(model.dynamics.weights[-1])
     noise = torch.zeros(1, 4)
     latents = (torch.ones(1, 4),)
     at, beyond, inside = (

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from torchrl_wm.modules.latents import Statistics
-from torchrl_wm.modules.networks import MLP, Activation, Init, Norm, dense
+from torchrl_wm.modules.networks import (
+    Activation,
+    Init,
+    Norm,
+    dense,
+    get_activation,
+    make_norm,
+)
 
 
 class EnsembleDynamics(nn.Module):
@@ -61,14 +68,17 @@ class EnsembleDynamics(nn.Module):
             raise ValueError(f"Need 0 < min_std < max_std={max_std}, not min_std={min_std}.")
         self.members, self.low = members, math.log(min_std)
         self.range = math.log(max_std) - self.low
-        size = state_size + action_size
-        self.mlps = nn.ModuleList(
-            MLP(size, units, layers, activation=activation, norm=norm, init=init)
-            for _ in range(members)
+        sizes = [state_size + action_size, *[units] * layers, 2 * state_size]
+        scales = [1.0] * layers + [0.01]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for i, o, scale in zip(sizes[:-1], sizes[1:], scales, strict=True):
+            layer = [dense(i, o, init=init, scale=scale).weight.detach().T for _ in range(members)]
+            self.weights.append(torch.stack(layer))
+            self.biases.append(torch.zeros(members, 1, o))
+        self.norms = nn.ModuleList(
+            nn.ModuleList(make_norm(norm, units) for _ in range(members)) for _ in range(layers)
         )
-        self.outputs = nn.ModuleList(
-            dense(mlp.out_features, 2 * state_size, init=init, scale=0.01) for mlp in self.mlps
-        )
+        self.activation = get_activation(activation)
 
     def forward(self, state: Tensor, action: Tensor, member: Tensor | None = None) -> Statistics:
         """Mean and standard deviation ``[..., S]`` of the next latent.
@@ -79,12 +89,29 @@ class EnsembleDynamics(nn.Module):
             member (Tensor, optional): ``[..., 1]`` int64, who predicts which row. Needed where
                 there is more than one member.
         """
-        inputs = torch.cat([state, action], -1)
-        raws = [out(mlp(inputs)) for mlp, out in zip(self.mlps, self.outputs, strict=True)]
-        raw = raws[0]
-        if self.members > 1:
-            # All members see all rows and one of them is picked: static shapes, on any device.
-            index = member.unsqueeze(-2).expand(*member.shape[:-1], 1, raw.shape[-1])
-            raw = torch.stack(raws, -2).gather(-2, index).squeeze(-2)
+        batch, rows = state.shape[:-1], state.shape[:-1].numel()
+        if self.members == 1:
+            mean, std = self.side_by_side(state.reshape(1, rows, -1), action.reshape(1, rows, -1))
+            return mean.view_as(state), std.view_as(state)
+        # All members see all rows and one of them is picked: static shapes, on any device.
+        inputs = [x.reshape(1, rows, -1).expand(self.members, -1, -1) for x in (state, action)]
+        index = member.reshape(1, rows, 1).expand(1, rows, state.shape[-1])
+        return tuple(x.gather(0, index).view(*batch, -1) for x in self.side_by_side(*inputs))
+
+    def side_by_side(self, state: Tensor, action: Tensor) -> Statistics:
+        """Mean and standard deviation ``[members, R, S]`` where each member has rows of its own.
+
+        Args:
+            state (Tensor): ``[members, R, S]``.
+            action (Tensor): ``[members, R, A]``.
+        """
+        hidden = torch.cat([state, action], -1)
+        for i, norms in enumerate(self.norms):
+            hidden = torch.baddbmm(self.biases[i], hidden, self.weights[i])
+            if not isinstance(norms[0], nn.Identity):
+                parts = zip(norms, hidden.unbind(0), strict=True)
+                hidden = torch.stack([norm(part) for norm, part in parts])
+            hidden = self.activation(hidden)
+        raw = torch.baddbmm(self.biases[-1], hidden, self.weights[-1])
         change, spread = raw.float().chunk(2, -1)
         return state + change, torch.exp(self.low + self.range * torch.sigmoid(spread))

@@ -108,6 +108,19 @@ class FeedForward(WorldModel):
         prior = self._prior(latents[0], action, noise)
         return (self.latent.rsample(prior, noise[..., : self.latent.size]),)
 
+    def unroll(self, latents: LatentTensors, actions: Tensor, noise: Tensor) -> LatentTensors:
+        """Follows known action sequences; trajectory ``i`` follows member ``i`` modulo their number."""
+        members, rows = self.members, actions.shape[1]
+        if rows % members:
+            return super().unroll(latents, actions, noise)
+        apart = lambda x: x.unflatten(-2, (-1, members)).transpose(-2, -3).contiguous()
+        (state,), actions = map(apart, latents), apart(self.action_encoding.clip(actions))
+        noise, states = apart(noise[..., : self.latent.size]), []
+        for action, draw in zip(actions, noise, strict=True):
+            state = self.latent.rsample(self.dynamics.side_by_side(state, action), draw)
+            states.append(state)
+        return (torch.stack(states).transpose(-2, -3).flatten(1, 2),)
+
     def _prior(self, state: Tensor, action: Tensor, noise: Tensor) -> Statistics:
         members, member = self.members, None
         if members > 1:
