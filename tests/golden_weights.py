@@ -46,6 +46,12 @@ def planet_rssm(cell, prior, posterior):
     return weights
 
 
+def planet_head(head, name):
+    layers = [*head.mlp.linears, head.out]
+    names = [f"{name}/dense" + (f"_{i}" if i else "") for i in range(len(layers))]
+    return linears(dict(zip(names, layers, strict=True)))
+
+
 def v1_rssm(cell, prior, posterior, below=""):
     """Without the cell, whose gates have another order: see ``load_keras_gru``."""
     pairs = {

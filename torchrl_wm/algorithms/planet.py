@@ -21,7 +21,7 @@ from torchrl.data import Composite
 from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, results, total
 from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.modules.quantization import QuantizeImages
-from torchrl_wm.objectives import WorldModelLoss, make_divergence
+from torchrl_wm.objectives import LatentOvershooting, WorldModelLoss, make_divergence
 from torchrl_wm.planners import CEMPlanner, Planner
 from torchrl_wm.policies import PlanningPolicy, make_exploration
 from torchrl_wm.world_models import WorldModel
@@ -87,6 +87,9 @@ class PlaNet(nn.Module):
         use_continuation (bool, optional): learn when episodes end, and plan with it; the reference
             leaves it off. Defaults to ``False``.
         continuation_scale (float, optional): weight of that term. Defaults to ``1.0``.
+        overshooting_distance (int, optional): steps over which predictions are held against the
+            posteriors, at least 2; 0 leaves it off, as the reference does. Defaults to ``0``.
+        overshooting_scale (float, optional): weight of that term. Defaults to ``1.0``.
         use_reconstruction, use_symlog (optional): see ``make_rssm``.
         image_bits (int, optional): bits of each colour that the model sees. Defaults to ``5``.
         exploration_noise (float, optional): standard deviation of the noise on continuous actions
@@ -120,6 +123,8 @@ class PlaNet(nn.Module):
         reward_scale: float = 10.0,
         use_continuation: bool = False,
         continuation_scale: float = 1.0,
+        overshooting_distance: int = 0,
+        overshooting_scale: float = 1.0,
         use_reconstruction: bool = True,
         use_symlog: bool = False,
         image_bits: int = 5,
@@ -141,12 +146,17 @@ class PlaNet(nn.Module):
         policy = partial(PlanningPolicy, model, planner, preprocess=self.quantize)
         self.policy, self.evaluation_policy = policy(exploration=exploration), policy()
         self.to(device)
+        overshooting = None
+        if overshooting_distance:
+            options = {"free_nats": free_bits, "scale": overshooting_scale}
+            overshooting = LatentOvershooting(overshooting_distance, **options)
         self.world_model_loss = WorldModelLoss(
             model,
             make_divergence(free_bits=free_bits, **kl),
             reconstruction_scale=reconstruction_scale,
             reward_scale=reward_scale,
             continuation_scale=continuation_scale,
+            overshooting=overshooting,
         )
         optimizer = TensorFlowAdam(
             model.parameters(), world_model_lr, eps=1e-4, grad_clip=grad_clip

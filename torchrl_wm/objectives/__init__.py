@@ -18,6 +18,7 @@ from torchrl_wm.objectives.divergence_rules import (
 )
 from torchrl_wm.objectives.imagination import Imagination
 from torchrl_wm.objectives.muzero_loss import MuZeroLoss
+from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.objectives.target_update import SlowUpdate
 from torchrl_wm.objectives.world_model_loss import WorldModelLoss
 
@@ -29,6 +30,7 @@ __all__ = [
     "ExcessKL",
     "Imagination",
     "Mixed",
+    "LatentOvershooting",
     "MuZeroLoss",
     "Reinforce",
     "ReplayCriticLoss",

@@ -14,6 +14,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.objectives.divergence_rules import DivergenceRule
 from torchrl_wm.objectives.masking import masked_mean
+from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.world_models import WorldModel
 
 
@@ -35,6 +36,7 @@ class WorldModelLoss(LossModule):
             terms. Default to ``1.0``.
         continuation_discount (float, optional): the target of the continuation is this number where
             the episode goes on and 0 where it terminated. Defaults to ``1.0``.
+        overshooting (LatentOvershooting, optional): a term over predictions of several steps.
         squash_reward (bool, optional): learn the tanh of the reward (Dreamer v2 on Atari).
             Defaults to ``False``.
 
@@ -64,11 +66,12 @@ class WorldModelLoss(LossModule):
         reward_scale: float = 1.0,
         continuation_scale: float = 1.0,
         continuation_discount: float = 1.0,
+        overshooting: LatentOvershooting | None = None,
         squash_reward: bool = False,
     ):
         super().__init__()
         self.convert_to_functional(world_model, "world_model", create_target_params=False)
-        self.divergence = divergence
+        self.divergence, self.overshooting = divergence, overshooting
         self.reconstruction_scale, self.reward_scale = reconstruction_scale, reward_scale
         self.continuation_scale = continuation_scale
         self.continuation_discount = continuation_discount
@@ -91,6 +94,7 @@ class WorldModelLoss(LossModule):
         model, names = self.world_model, list(self.divergence.names)
         if model.decoder is not None:
             names += [_name(key) for key in model.decoder.out_keys]
+        names += ["overshooting"] * (self.overshooting is not None)
         names += ["reward"] * (model.reward_head is not None)
         names += ["continuation"] * (model.continuation_head is not None)
         return [*(f"loss_{name}" for name in names), self.tensor_keys.latents]
@@ -110,6 +114,9 @@ class WorldModelLoss(LossModule):
         with self.world_model_params.to_module(self.world_model):
             observed = self.world_model.observe(records, carry, noise=noise)
             losses = self._likelihoods(self.world_model.features(observed), records, mean)
+            if self.overshooting is not None:
+                inputs = (observed, records, carry, mask)
+                losses["overshooting"] = self.overshooting(self.world_model, *inputs)
         posterior, prior = self.world_model.statistics(observed)
         losses |= self.divergence(self.world_model.kl, posterior, prior, mean)
         out = TensorDict({f"loss_{name}": value for name, value in losses.items()})

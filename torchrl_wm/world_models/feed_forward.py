@@ -105,8 +105,14 @@ class FeedForward(WorldModel):
         return (states,), named
 
     def _predict_tensors(self, latents, action: Tensor, noise: Tensor) -> LatentTensors:
+        return self.predict_prior(latents, action, noise)[0]
+
+    def predict_prior(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> tuple[LatentTensors, Statistics]:
+        """One step of prediction, with the statistics of the member that the noise chooses."""
         prior = self._prior(latents[0], action, noise)
-        return (self.latent.rsample(prior, noise[..., : self.latent.size]),)
+        return (self.latent.rsample(prior, noise[..., : self.latent.size]),), prior
 
     def unroll(self, latents: LatentTensors, actions: Tensor, noise: Tensor) -> LatentTensors:
         """Follows known action sequences; trajectory ``i`` follows member ``i`` modulo their number."""

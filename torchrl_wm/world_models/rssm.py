@@ -125,6 +125,15 @@ class RSSM(WorldModel):
         projected = self.cell.project_action(action)
         return self._advance(*latents, projected, noise, self.cell.weights())
 
+    def predict_prior(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> tuple[LatentTensors, Statistics]:
+        """One step of prediction, with the statistics of the prior."""
+        projected = self.cell.project_action(action)
+        belief = self.cell(*latents, projected, self.cell.weights())
+        prior = self.latent.statistics(self.prior(belief))
+        return (belief, self.latent.rsample(prior, noise)), prior
+
     def _advance(self, belief, state, projected_action, noise, cell_weights) -> LatentTensors:
         belief = self.cell(belief, state, projected_action, cell_weights)
         return belief, self.latent.rsample(self.latent.statistics(self.prior(belief)), noise)

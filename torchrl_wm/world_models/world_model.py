@@ -160,7 +160,7 @@ class WorldModel(TensorDictModuleBase):
         carry = tuple(value.reshape(-1, value.shape[-1]) for value in self._carry(carry))
         noise = self.noise((*batch, steps), action.device) if noise is None else noise
         flat = [
-            x.reshape(-1, *x.shape[len(batch) :])
+            x.reshape(batch.numel(), *x.shape[len(batch) :])
             for x in (self._encode(records), action, is_init, noise)
         ]
         latents, statistics = self._observe_tensors(*flat[:3], carry, flat[3])
@@ -281,6 +281,16 @@ class WorldModel(TensorDictModuleBase):
             latents = self._predict_tensors(latents, action, draw)
             steps.append(latents)
         return tuple(map(torch.stack, zip(*steps, strict=True)))
+
+    def predict_prior(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> tuple[LatentTensors, Statistics]:
+        """One step of prediction on plain tensors ``[..., size]``: latents and statistics of the prior.
+
+        Raises:
+            NotImplementedError: for a model without stochastic latents.
+        """
+        raise NotImplementedError(f"{type(self).__name__} predicts no distribution over latents.")
 
     # -- what families implement -----------------------------------------------------------------
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
