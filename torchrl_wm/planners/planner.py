@@ -155,7 +155,7 @@ class Planner(TensorDictModuleBase):
         batch = tensordict.batch_size
         for key, value in carried.items():
             tensordict.set(key, value.reshape(*batch, *value.shape[1:]))
-        first = self.space.actions(plan[:, 0]).reshape(*batch, -1)
+        first = self.space.actions(plan[:, 0]).reshape(*batch, self.space.size)
         encoding = self.simulator.encoding
         if self.action_key is None:
             return encoding.decode(first, tensordict)

@@ -194,7 +194,7 @@ class EnvSimulator(nn.Module):
             total = total + weight * alive * reward.reshape(len(reward), -1).sum(1)
             alive, weight = alive * (1 - self._done(row)), weight * self.discount
             state = step_mdp(row)
-            rows.append(row)
+            rows.append(row.select(*self.in_keys, *self.encoding.in_keys, "next"))
         if self.advantage_module is not None:
             return self._advantage(torch.stack(rows, 1)).view(n, candidates)
         if self.terminal_value is not None:
