@@ -16,7 +16,7 @@ from torchrl.data import (
 from torchrl.envs import StepCounter, TransformedEnv, check_env_specs
 
 from torchrl_wm.envs import LearnedEnv
-from torchrl_wm.world_models import make_autoencoder, make_identity, make_rssm
+from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
 VECTOR = Composite(observation=Unbounded(4))
 MIXED = Composite(
@@ -38,6 +38,7 @@ MODELS = {
     "mixed": lambda: rssm(MIXED, Composite(action=OneHot(3))),
     "identity": lambda: make_identity(VECTOR, CONTINUOUS, units=8, members=2),
     "autoencoder": lambda: make_autoencoder(VECTOR, NESTED, units=8),
+    "muzero": lambda: make_muzero(VECTOR, NESTED, units=8, use_reconstruction=True),
 }
 
 

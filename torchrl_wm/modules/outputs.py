@@ -151,7 +151,7 @@ class HyperbolicTwoHotOutput(Output):
 
     Args:
         support (int, optional): the largest atom, of the squashed scalar; the atoms are the whole
-            numbers from ``-support`` to ``support``. 300 reaches 88,000. Defaults to ``300``.
+            numbers from ``-support`` to ``support``. 300 reaches 58,000. Defaults to ``300``.
 
     Raises:
         ValueError: for a support below 1.

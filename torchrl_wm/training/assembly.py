@@ -58,19 +58,20 @@ def build_trainer(
         options.pop("evaluation_episodes"),
         seed=config.seed,
     )
+    run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
+    replay = _build_replay(config, env, algorithm, run)
     ratio = UpdateRatio(
         options.pop("updates"),
         options.pop("every"),
         every_episodes=options.pop("every_episodes"),
         train_ratio=options.pop("train_ratio"),
-        batch_steps=config.replay.batch_size * config.replay.slice_length,
+        batch_steps=replay.batch_size * replay.slice_length,
         first=options.pop("first_updates"),
     )
-    run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
     trainer = Trainer(
         env,
         algorithm,
-        _build_replay(config, env, algorithm, run),
+        replay,
         ratio,
         total_steps=config.total_steps,
         run_dir=run.path,
@@ -89,17 +90,25 @@ def build_trainer(
 def _build_replay(
     config: DictConfig, env: EnvBase, algorithm: nn.Module, run: RunFolder
 ) -> StepReplay:
-    """The replay, with enough spare rows that a checkpoint never has to copy observations."""
+    """The replay, with enough spare rows that a checkpoint never has to copy observations.
+
+    It stores the latents of the world model, unless the algorithm has ``replay_options()`` that say
+    what else it stores and how it samples.
+    """
     observation_spec, action_spec = model_specs(env)
+    if hasattr(algorithm, "replay_options"):
+        wanted = algorithm.replay_options()
+    else:
+        wanted = {"latents": algorithm.world_model.latent_codecs}
     decisions = config.training.checkpoint_every // action_repeat(env)
     return instantiate(
         config.replay,
         num_envs=env.batch_size[0],
         action_spec=action_spec,
         observation_keys=list(observation_spec.keys(True, True)),
-        latents=algorithm.world_model.latent_codecs,
         scratch_dir=run.replay,
         slack=max(2 * decisions, 10_000),
+        **wanted,
     )
 
 

@@ -52,7 +52,7 @@ def make_muzero(
         head_layers (int, optional): hidden layers of the heads. Defaults to ``1``.
         channels, blocks (int, optional): of the residual networks. Default to ``32`` and ``1``.
         support (int, optional): largest atom of rewards and values, which are squashed by a square
-            root. Defaults to ``300``, for returns up to 88,000.
+            root. Defaults to ``300``, for returns up to 58,000.
         scaling (str, optional): of the hidden state: ``"minmax"``, ``"simnorm"`` or ``"none"``.
         activation, norm, init: of perceptrons, see :class:`~torchrl_wm.modules.MLP`.
         use_symlog (bool, optional): squash vector observations. Defaults to ``False``.

@@ -1,0 +1,154 @@
+"""Targets of unrolled models: against recorded windows, across ends and turns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, OneHot
+
+from torchrl_wm.data import FinalValues, UnrolledTargets
+from torchrl_wm.modules import ActionEncoding
+
+
+def episode(golden, j, terminated):
+    """The step records of a recorded episode, with numbers of another one behind it."""
+    rewards, policies = golden[f"ep{j}_rewards"], golden[f"ep{j}_policies"]
+    length, marker = len(rewards), 1e6
+    last = torch.zeros(length + 1, 1, dtype=torch.bool)
+    last[-1] = True
+    ends = last.clone() if terminated else torch.zeros_like(last)
+    end = golden[f"ep{j}_bootstrap_value_at_end"].reshape(1)
+    value = torch.cat([golden[f"ep{j}_root_values"], end])
+    encoded = torch.nn.functional.one_hot(golden[f"ep{j}_actions"].long(), policies.shape[1])
+    own = TensorDict(
+        reward=torch.cat([rewards.new_zeros(1), rewards])[:, None],
+        root_value=value[:, None],
+        to_play=golden[f"ep{j}_to_play"][:, None],
+        search_policy=torch.cat([policies, 0 * policies[:1]]),
+        previous_action=torch.cat([0 * encoded[:1], encoded]).float(),
+        is_last=last,
+        terminated=ends,
+        batch_size=[length + 1],
+    )
+    other = own[:1].clone().expand(60).clone()
+    for key in ("reward", "root_value"):
+        other[key] = torch.full((60, 1), marker, dtype=torch.float64)
+    other["is_last"] = other["terminated"] = torch.zeros(60, 1, dtype=torch.bool)
+    other["to_play"] = torch.zeros(60, 1, dtype=torch.int64)
+    return torch.cat([own, other])
+
+
+@pytest.mark.golden("nstep_targets*")
+@pytest.mark.parametrize("ending", ["terminal", "truncated"])
+def test_windows_equal_the_recorded_ones(golden, ending):
+    for j, (length, td_steps, unroll, mode) in enumerate(golden["episodes"].tolist()):
+        records = episode(golden, j, ending == "terminal")
+        targets = UnrolledTargets(
+            ActionEncoding(OneHot(records["search_policy"].shape[1])),
+            root=0,
+            unroll_steps=unroll,
+            td_steps=td_steps,
+            discount=float(golden[f"ep{j}_discount"]),
+            two_players=bool(mode),
+        )
+        windows = torch.stack([records[t : t + targets.length] for t in range(length)])
+        out = targets(windows)["target"][:, : unroll + 1]
+        expected = golden[f"ep{j}_unroll_value_{ending}"]
+        value = out["value"][..., 0]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-9)
+        policy_mask = golden[f"ep{j}_unroll_policy_mask"]
+        assert torch.equal(out["policy_mask"][..., 0], policy_mask)
+        policy = windows["search_policy"][:, : unroll + 1] * policy_mask[..., None]
+        assert torch.equal(policy, golden[f"ep{j}_unroll_policy"])
+        reward = out["reward"][:, 1:, 0]
+        assert torch.equal(reward, golden[f"ep{j}_unroll_reward"][:, 1:])
+        inside = torch.arange(length)[:, None] + torch.arange(unroll + 1) <= length
+        scored = torch.ones_like(inside) if ending == "terminal" else inside
+        assert torch.equal(out["value_mask"][..., 0], scored)
+        assert torch.equal(out["reward_mask"][:, 1:, 0], scored[:, 1:])
+        assert not out["reward_mask"][:, 0].any()
+        assert torch.equal(out["observed_mask"][..., 0], inside)
+        valid = golden[f"ep{j}_unroll_action_valid"]
+        same = (out["action"] == windows["previous_action"][:, : unroll + 1]).all(-1)[:, 1:]
+        assert same[valid].all() and (out["action"].sum(-1)[:, 1:] == 1).all()
+
+
+def windows(ends, terminated=True):
+    """One window of ones with ends at the given positions."""
+    last = torch.zeros(1, 8, 1, dtype=torch.bool)
+    last[0, list(ends)] = True
+    return TensorDict(
+        reward=torch.ones(1, 8, 1),
+        root_value=torch.full((1, 8, 1), 100.0),
+        previous_action=torch.full((1, 8, 2), 5.0),
+        is_last=last,
+        terminated=last & terminated,
+        batch_size=[1, 8],
+    )
+
+
+TARGETS = {"unroll_steps": 3, "td_steps": 3, "discount": 1.0}
+
+
+def test_flat_rows_are_sequences_and_the_root_may_be_inside():
+    targets = UnrolledTargets(ActionEncoding(Bounded(-1, 1, (2,))), root=1, **TARGETS)
+    assert targets.length == 8
+    rows = windows([3])
+    square, flat = targets(rows.clone()), targets(rows.clone().reshape(8))
+    assert torch.equal(square["target", "value"].reshape(8, 1), flat["target", "value"])
+    assert flat["target", "value_mask"].flatten().tolist() == [False] + [True] * 4 + [False] * 3
+    assert flat["target", "policy_mask"].flatten().tolist() == [False, True, True] + [False] * 5
+    drawn = flat["target", "action"]
+    assert (drawn[:4] == 5).all() and (drawn[4:].abs() <= 1).all()
+
+
+def test_an_end_before_the_root_is_none_of_its_business():
+    targets = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, **TARGETS)
+    out = targets(windows([0]))["target"]
+    assert out["value"][0, 1:5].flatten().tolist() == [103.0] * 4
+    assert out["policy_mask"][0, 1:5].all()
+
+
+def test_only_the_first_end_tells_what_lies_behind_it():
+    targets = UnrolledTargets(
+        ActionEncoding(OneHot(2)), root=0, unroll_steps=4, td_steps=3, discount=1
+    )
+    rows = windows([1, 3])
+    rows["terminated"][0, 1] = False  # truncated, then an episode of two steps that terminates
+    out = targets(rows)["target"]
+    assert out["value_mask"][0, :5].flatten().tolist() == [True, True, False, False, False]
+
+
+def test_values_of_truncated_ends_come_from_the_network():
+    rows = windows([3], terminated=False)
+    rows["root_value"][0, 3] = 0
+    asked = []
+    fill = FinalValues(
+        lambda records: asked.append(len(records)) or torch.full((len(records), 1), 7.0)
+    )
+    out = fill(rows.clone())
+    assert asked == [1]
+    assert out["root_value"][0, :, 0].tolist() == [100.0] * 3 + [7.0] + [100.0] * 4
+    assert (FinalValues(fill.evaluate, everywhere=True)(rows)["root_value"] == 7).all()
+    asked.clear()
+    fill(windows([3]))
+    assert asked == []
+
+
+@pytest.mark.parametrize("options", [{"td_steps": 0}, {"unroll_steps": -1}, {"root": -1}])
+def test_bad_steps_are_named(options):
+    given = {"root": 0, **TARGETS, **options}
+    with pytest.raises(ValueError, match=next(iter(options))):
+        UnrolledTargets(ActionEncoding(OneHot(2)), **given)
+
+
+def test_sequences_of_another_length_and_missing_entries_are_named():
+    targets = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, **TARGETS)
+    with pytest.raises(ValueError, match="Sequences of 8 records.*td_steps=3"):
+        targets(windows([])[:, :7])
+    with pytest.raises(KeyError, match="root_value"):
+        targets(windows([]).exclude("root_value"))
+    two = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, two_players=True, **TARGETS)
+    with pytest.raises(KeyError, match="to_play"):
+        two(windows([]))
