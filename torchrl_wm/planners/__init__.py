@@ -5,12 +5,28 @@ from torchrl_wm.planners.icem import ICEMPlanner
 from torchrl_wm.planners.mppi import MPPIPlanner
 from torchrl_wm.planners.planner import Planner
 from torchrl_wm.planners.simulators import EnvSimulator, ModelSimulator
+from torchrl_wm.planners.tree_search import (
+    FixedBounds,
+    GumbelRule,
+    MuZeroRule,
+    ParentAndSiblings,
+    SearchPolicy,
+    TreeWide,
+    search,
+)
 
 __all__ = [
     "CEMPlanner",
     "EnvSimulator",
+    "FixedBounds",
+    "GumbelRule",
     "ICEMPlanner",
     "MPPIPlanner",
     "ModelSimulator",
+    "MuZeroRule",
+    "ParentAndSiblings",
     "Planner",
+    "SearchPolicy",
+    "TreeWide",
+    "search",
 ]

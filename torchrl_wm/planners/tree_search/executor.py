@@ -1,0 +1,52 @@
+"""What the executors of a search share: the order of the work, and the checks on what a model says."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl_wm.planners.tree_search.evaluation import Evaluation
+
+
+class Leaves(NamedTuple):
+    """States to evaluate: where their parents' latents are stored, and which action follows, ``[R]``."""
+
+    index: Tensor
+    action: Tensor
+
+
+class Executor(Protocol):
+    """Descends to leaves and backs their values up; made for one search.
+
+    Args:
+        tree (TensorDictBase): with its roots set.
+        rule: how edges are chosen.
+        num_simulations (int): visits of each root.
+        max_depth (int, optional): longest path from a root.
+        noise (Tensor, optional): ``[B, A]``, that of the rule.
+    """
+
+    capacity: int
+    """States that may be evaluated, the roots included."""
+    states: Tensor
+    """``[B, N]`` int64: where the latents of each node are stored."""
+
+    def __init__(self, tree: TensorDictBase, rule, num_simulations, max_depth, noise): ...
+
+    def select(self) -> Leaves | None:
+        """What has to be evaluated next; ``None`` when the search is over."""
+
+    def update(self, evaluation: Evaluation) -> None:
+        """Adds what was asked for to the trees."""
+
+
+def not_finite(
+    row: int, node: int, parent: int, action: int, simulation: int
+) -> FloatingPointError:
+    """The error for a model that returns NaN or infinity."""
+    return FloatingPointError(
+        f"The model returned NaN or infinity (reward, value, discount or logits) for node {node} of row "
+        f"{row}, action {action} of node {parent}, in simulation {simulation}."
+    )

@@ -1,0 +1,438 @@
+"""The compiled loops over trees: zero-copy views of the tensors, one row after the other.
+
+Whatever rounds is written in the order of :mod:`~torchrl_wm.planners.tree_search.reference`, in single
+precision, and sums over actions are taken in double precision: the trees are equal to the bit.
+Everything that is compiled is in this file, because numba's cache does not see changes in others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from tensordict import TensorDictBase
+
+from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.exponential import (
+    COEFFICIENTS,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    LOWEST,
+)
+from torchrl_wm.planners.tree_search.tree import CHANCE, NO_CHILD, TERMINAL
+
+# Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
+compiled = numba.njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+careful = numba.njit(cache=True, error_model="numpy")
+inlined = numba.njit(error_model="numpy", fastmath={"nnan", "nsz"}, inline="always")
+
+ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
+MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
+C0, C1, C2, C3, C4, C5 = COEFFICIENTS
+EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
+
+NOTHING = -1
+PARENT_AND_SIBLINGS, TREE_WIDE, FIXED_BOUNDS = 0, 1, 2
+
+
+class TreeArrays(NamedTuple):
+    """Views of the entries of a tree, in the same shapes."""
+
+    parents: np.ndarray
+    action_from_parent: np.ndarray
+    node_visits: np.ndarray
+    node_values: np.ndarray
+    raw_values: np.ndarray
+    rewards: np.ndarray
+    discounts: np.ndarray
+    kinds: np.ndarray
+    children: np.ndarray
+    children_visits: np.ndarray
+    q_values: np.ndarray
+    logits: np.ndarray
+    priors: np.ndarray
+    q_min: np.ndarray
+    q_max: np.ndarray
+
+
+class EvaluationArrays(NamedTuple):
+    """Views of what the model said of ``R`` leaves."""
+
+    reward: np.ndarray
+    value: np.ndarray
+    logits: np.ndarray
+    priors: np.ndarray
+    discount: np.ndarray
+    kind: np.ndarray
+
+
+class Progress(NamedTuple):
+    """How far each row is, and which leaf below each action of its root is evaluated, ``[B, A]``."""
+
+    simulations: np.ndarray
+    slots: np.ndarray
+    parents: np.ndarray
+    edges: np.ndarray
+    states: np.ndarray
+
+    @classmethod
+    def begin(cls, rows: int, num_simulations: int, num_actions: int) -> Progress:
+        """No visits; the latents of the roots are stored first."""
+        states = np.zeros((rows, num_simulations + 1), np.int64)
+        states[:, 0] = np.arange(rows)
+        slots = np.full((rows, num_actions), NOTHING, np.int64)
+        return cls(np.zeros(rows, np.int64), slots, slots.copy(), slots.copy(), states)
+
+
+def tree_arrays(tree: TensorDictBase) -> TreeArrays:
+    """Views of a tree on the CPU."""
+    return TreeArrays(*(tree[name].numpy() for name in TreeArrays._fields))
+
+
+def evaluation_arrays(evaluation: Evaluation) -> EvaluationArrays:
+    """Views of an evaluation, copied only where it is on another device or of another precision."""
+    *floats, kind = (x.cpu() for x in evaluation)
+    return EvaluationArrays(*(x.float().numpy() for x in floats), kind.numpy())
+
+
+# -- growing and backing up --------------------------------------------------------------------------
+
+
+@inlined
+def is_sound(found, i):
+    """Whether everything that the model said of leaf ``i`` is a number; minus infinity may be a logit."""
+    sound = np.isfinite(found.reward[i] + found.value[i] + found.discount[i])
+    for a in range(found.logits.shape[1]):
+        sound = sound and found.logits[i, a] < np.float32(np.inf)
+    return sound
+
+
+@inlined
+def expand(tree, row, node, parent, action, found, i):
+    """Makes leaf ``i`` of an evaluation the node of its row."""
+    tree.parents[row, node] = parent
+    tree.action_from_parent[row, node] = action
+    tree.node_values[row, node] = found.value[i]
+    tree.raw_values[row, node] = found.value[i]
+    tree.rewards[row, node] = found.reward[i]
+    tree.discounts[row, node] = found.discount[i]
+    closed = True
+    for a in range(found.logits.shape[1]):
+        logit = found.logits[i, a]
+        tree.logits[row, node, a] = logit
+        if logit == MINUS_INFINITY:
+            tree.priors[row, node, a] = ZERO
+        else:
+            tree.priors[row, node, a] = max(found.priors[i, a], TINY)
+            closed = False
+    tree.kinds[row, node] = TERMINAL if closed else found.kind[i]
+    tree.children[row, parent, action] = node
+
+
+@inlined
+def back_up(tree, row, leaf, value):
+    """Adds a visit with ``value`` to the leaf and everything above it."""
+    tree.node_visits[row, leaf] += 1
+    node = leaf
+    parent = tree.parents[row, node]
+    while parent != NO_CHILD:
+        action = tree.action_from_parent[row, node]
+        reward, discount = tree.rewards[row, node], tree.discounts[row, node]
+        value = reward + discount * value
+        visits = np.float32(tree.node_visits[row, parent])
+        total = tree.node_values[row, parent] * visits + value
+        tree.node_values[row, parent] = total / (visits + ONE)
+        tree.node_visits[row, parent] += 1
+        q_value = reward + discount * tree.node_values[row, node]
+        tree.q_values[row, parent, action] = q_value
+        tree.children_visits[row, parent, action] += 1
+        tree.q_min[row] = min(tree.q_min[row], q_value)
+        tree.q_max[row] = max(tree.q_max[row], q_value)
+        node = parent
+        parent = tree.parents[row, node]
+
+
+@careful
+def update(tree, parents, actions, found, new_node):
+    """One simulation of all rows; the row of a leaf that is not finite, or -1."""
+    for row in range(parents.shape[0]):
+        parent, action = parents[row], actions[row]
+        node = tree.children[row, parent, action]
+        if node == NO_CHILD:
+            if not is_sound(found, row):
+                return row
+            node = new_node
+            expand(tree, row, node, parent, action, found, row)
+        back_up(tree, row, node, tree.raw_values[row, node])
+    return -1
+
+
+# -- choosing an edge --------------------------------------------------------------------------------
+
+
+@inlined
+def largest(scores, priors):
+    """Index of the largest score of an allowed action, the first of several."""
+    best, best_score = 0, MINUS_INFINITY
+    for a in range(scores.shape[0]):
+        if priors[a] > ZERO and scores[a] > best_score:
+            best, best_score = a, scores[a]
+    return best
+
+
+@inlined
+def chance_edge(tree, row, node, scores):
+    """Outcomes are visited in proportion to their probability."""
+    for a in range(scores.shape[0]):
+        visits = np.float32(tree.children_visits[row, node, a])
+        scores[a] = tree.priors[row, node, a] / (visits + ONE)
+    return largest(scores, tree.priors[row, node])
+
+
+@inlined
+def stops(tree, row, child, depth, max_depth):
+    """Whether a descent ends at the edge to ``child``, reached at ``depth``."""
+    return child == NO_CHILD or depth == max_depth or tree.kinds[row, child] == TERMINAL
+
+
+# -- MuZero ------------------------------------------------------------------------------------------
+
+
+@inlined
+def value_range(tree, row, node, normalization):
+    """The range of values by which those of a node are normalised."""
+    where, low, high = normalization[0], np.float32(normalization[2]), np.float32(normalization[3])
+    if where == TREE_WIDE:
+        if tree.q_min[row] <= tree.q_max[row]:
+            low, high = tree.q_min[row], tree.q_max[row]
+        else:
+            low, high = ZERO, ZERO
+    elif where == PARENT_AND_SIBLINGS:
+        value = tree.node_values[row, node]
+        low, high = value, value
+        for a in range(tree.q_values.shape[2]):
+            q_value = tree.q_values[row, node, a]
+            q_value = q_value if tree.children_visits[row, node, a] > 0 else value
+            low, high = min(low, q_value), max(high, q_value)
+    return low, high
+
+
+@inlined
+def muzero_edge(tree, row, node, bounds, normalization, scores):
+    """The edge with the largest upper confidence bound."""
+    low, high = value_range(tree, row, node, normalization)
+    span = max(high - low, np.float32(normalization[1]))
+    bound = bounds[tree.node_visits[row, node]]
+    for a in range(scores.shape[0]):
+        edge_visits = tree.children_visits[row, node, a]
+        value = (tree.q_values[row, node, a] - low) / span
+        value = value if edge_visits > 0 else ZERO
+        explore = bound * tree.priors[row, node, a]
+        scores[a] = value + explore / (ONE + np.float32(edge_visits))
+    return largest(scores, tree.priors[row, node])
+
+
+@compiled
+def select_muzero(tree, parents, actions, index, bounds, normalization, max_depth, scores):
+    """The next leaf of every row; ``index`` is where its parent's latents are stored."""
+    rows = parents.shape[0]
+    for row in range(rows):
+        node, depth = 0, 0
+        while True:
+            if tree.kinds[row, node] == CHANCE:
+                action = chance_edge(tree, row, node, scores)
+            else:
+                action = muzero_edge(tree, row, node, bounds, normalization, scores)
+            child = tree.children[row, node, action]
+            depth += 1
+            if stops(tree, row, child, depth, max_depth):
+                break
+            node = child
+        parents[row], actions[row], index[row] = node, action, np.int64(node) * rows + row
+
+
+# -- Gumbel ------------------------------------------------------------------------------------------
+
+
+@inlined
+def exp(x):
+    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`."""
+    x = max(x, LOWEST_ARGUMENT)
+    n = np.floor(x * LOG2_E + HALF)
+    r = x - n * LN2_HIGH
+    r = r - n * LN2_LOW
+    series = C0 * r + C1
+    series = series * r + C2
+    series = series * r + C3
+    series = series * r + C4
+    series = series * r + C5
+    power = np.int32((np.int32(n) + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
+    return (series * r * r + r + ONE) * power
+
+
+@inlined
+def mixed_value(tree, row, node):
+    """The worth of actions not yet visited."""
+    total, weighted, visits = 0.0, 0.0, 0
+    for a in range(tree.q_values.shape[2]):
+        edge_visits = tree.children_visits[row, node, a]
+        weight = np.float64(max(tree.priors[row, node, a], TINY)) if edge_visits > 0 else 0.0
+        total += weight
+        weighted += weight * np.float64(tree.q_values[row, node, a])
+        visits += edge_visits
+    mean = weighted / (total if total > 0.0 else 1.0)
+    return np.float32((np.float64(tree.raw_values[row, node]) + visits * mean) / (visits + 1))
+
+
+@inlined
+def transformed_q(tree, row, node, transform, out):
+    """What is added to the logits; ``transform`` holds scale, visits, two switches and the epsilon."""
+    filler = mixed_value(tree, row, node) if transform[3] else tree.raw_values[row, node]
+    low, high = np.float32(np.inf), MINUS_INFINITY
+    most = np.int32(0)
+    for a in range(out.shape[0]):
+        edge_visits = tree.children_visits[row, node, a]
+        completed = tree.q_values[row, node, a] if edge_visits > 0 else filler
+        out[a] = completed
+        low, high, most = min(low, completed), max(high, completed), max(most, edge_visits)
+    scale = (np.float32(most) + np.float32(transform[1])) * np.float32(transform[0])
+    if transform[2]:
+        span = max(high - low, np.float32(transform[4]))
+        for a in range(out.shape[0]):
+            out[a] = (out[a] - low) / span
+    for a in range(out.shape[0]):
+        out[a] = scale * out[a]
+
+
+@inlined
+def gumbel_edge(tree, row, node, transform, scores):
+    """The edge whose visits lag most behind the improved policy."""
+    transformed_q(tree, row, node, transform, scores)
+    largest_logit, visits = MINUS_INFINITY, 0
+    for a in range(scores.shape[0]):
+        scores[a] = tree.logits[row, node, a] + scores[a]
+        largest_logit = max(largest_logit, scores[a])
+        visits += tree.children_visits[row, node, a]
+    total = 0.0
+    for a in range(scores.shape[0]):
+        weight = exp(scores[a] - largest_logit)
+        weight = weight if tree.priors[row, node, a] > ZERO else ZERO
+        scores[a] = weight
+        total += np.float64(weight)
+    normaliser = max(np.float32(total), TINY)
+    for a in range(scores.shape[0]):
+        share = np.float32(tree.children_visits[row, node, a]) / np.float32(1 + visits)
+        scores[a] = scores[a] / normaliser - share
+    return largest(scores, tree.priors[row, node])
+
+
+@compiled
+def gumbel_root_scores(tree, row, considered, noise, transform, scores):
+    """Scores of the root's actions that were visited ``considered`` times; others minus infinity."""
+    transformed_q(tree, row, 0, transform, scores)
+    largest_logit = MINUS_INFINITY
+    for a in range(scores.shape[0]):
+        largest_logit = max(largest_logit, tree.logits[row, 0, a])
+    for a in range(scores.shape[0]):
+        logit = noise[row, a] + (tree.logits[row, 0, a] - largest_logit)
+        score = max(logit + scores[a], np.float32(-1e9))
+        scores[a] = score if tree.children_visits[row, 0, a] == considered else MINUS_INFINITY
+
+
+@compiled
+def descend_gumbel(tree, row, action, transform, max_depth, scores):
+    """The leaf below an action of the root: its parent and the action that leads to it."""
+    node, depth = 0, 1
+    child = tree.children[row, 0, action]
+    while not stops(tree, row, child, depth, max_depth):
+        node = child
+        if tree.kinds[row, node] == CHANCE:
+            action = chance_edge(tree, row, node, scores)
+        else:
+            action = gumbel_edge(tree, row, node, transform, scores)
+        child = tree.children[row, node, action]
+        depth += 1
+    return node, action
+
+
+# -- rounds of Gumbel's rule, see rounds.py -----------------------------------------------------------
+
+
+@careful
+def keep(found, ready, start):
+    """Appends an evaluation; the leaf that is not finite, or -1."""
+    for i in range(found.reward.shape[0]):
+        if not is_sound(found, i):
+            return i
+        slot = start + i
+        ready.reward[slot], ready.value[slot] = found.reward[i], found.value[i]
+        ready.discount[slot], ready.kind[slot] = found.discount[i], found.kind[i]
+        for a in range(found.logits.shape[1]):
+            ready.logits[slot, a], ready.priors[slot, a] = found.logits[i, a], found.priors[i, a]
+    return -1
+
+
+@compiled
+def advance(tree, progress, ready, schedule, noise, transform, max_depth, requests, used, scratch):
+    """Visits all that is ready; then writes the requests and returns their number."""
+    count, total = 0, schedule.shape[1]
+    for row in range(schedule.shape[0]):
+        simulation = progress.simulations[row]
+        while simulation < total:
+            considered = schedule[row, simulation]
+            gumbel_root_scores(tree, row, considered, noise, transform, scratch[0])
+            action = largest(scratch[0], tree.priors[row, 0])
+            if not visit(
+                tree, row, action, simulation, progress, ready, transform, max_depth, scratch
+            ):
+                break
+            simulation += 1
+        progress.simulations[row] = simulation
+        if simulation < total:
+            left = 1
+            while simulation + left < total and schedule[row, simulation + left] == considered:
+                left += 1
+            count = request(
+                tree, row, left, progress, transform, max_depth, requests, used, count, scratch
+            )
+    return count
+
+
+@inlined
+def visit(tree, row, action, simulation, progress, ready, transform, max_depth, scratch):
+    """One visit of an action of the root, if nothing has to be evaluated for it."""
+    slot = progress.slots[row, action]
+    if slot == NOTHING:
+        # At the greatest depth and at ends of episodes a leaf is visited again: its value is known.
+        parent, edge = descend_gumbel(tree, row, action, transform, max_depth, scratch[1])
+        node = tree.children[row, parent, edge]
+        if node == NO_CHILD:
+            return False
+    else:
+        node = simulation + 1
+        parent, edge = progress.parents[row, action], progress.edges[row, action]
+        expand(tree, row, node, parent, edge, ready, slot)
+        progress.states[row, node] = slot
+        progress.slots[row, action] = NOTHING
+    back_up(tree, row, node, tree.raw_values[row, node])
+    return True
+
+
+@inlined
+def request(tree, row, left, progress, transform, max_depth, requests, used, count, scratch):
+    """Asks for the leaves of the ``left`` best actions of the round; their scores are in ``scratch``."""
+    for _ in range(left):
+        action = largest(scratch[0], tree.priors[row, 0])
+        if scratch[0, action] == MINUS_INFINITY:
+            break
+        scratch[0, action] = MINUS_INFINITY
+        if progress.slots[row, action] == NOTHING:
+            parent, edge = descend_gumbel(tree, row, action, transform, max_depth, scratch[1])
+            if tree.children[row, parent, edge] == NO_CHILD:
+                progress.slots[row, action] = used + count
+                progress.parents[row, action], progress.edges[row, action] = parent, edge
+                requests[0][count], requests[1][count] = progress.states[row, parent], edge
+                count += 1
+    return count

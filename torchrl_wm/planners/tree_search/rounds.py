@@ -1,0 +1,84 @@
+"""Gumbel's rule with the visits of a round evaluated in one call of the model.
+
+Below different actions of the root the trees do not touch, so what the model says of the next leaf below
+an action stays true until that action is visited again. Before each call the actions that the rest of
+the round will visit are guessed, each with its leaf; then the sequential rule decides, one visit after
+the other, and takes what is ready. Where it asks for an action that was not guessed, the row waits for
+the next call. The trees are those of one call per visit, node numbers included.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+from torchrl_wm.planners.tree_search import kernels
+from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.executor import Leaves, not_finite
+from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
+from torchrl_wm.planners.tree_search.tree import node_statistics
+
+
+class RoundsExecutor:
+    """See the module, and :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
+
+    def __init__(self, tree: TensorDictBase, rule: GumbelRule, num_simulations, max_depth, noise):
+        rows, num_actions = tree.shape[0], tree["priors"].shape[-1]
+        most = min(rule.max_considered_actions, num_actions)
+        self.capacity = rows * (num_simulations + 1 + most)
+        self.arrays = kernels.tree_arrays(tree)
+        self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
+        self.ready = _evaluation_buffers(self.capacity, num_actions)
+        considered = rule.num_considered(node_statistics(tree)).numpy()
+        self.schedule = rule.schedule(num_actions, num_simulations).numpy()[considered]
+        self.noise = np.zeros((rows, num_actions), np.float32)
+        if noise is not None:
+            self.noise[:] = noise.cpu().numpy()
+        switches = rule.rescale_values, rule.use_mixed_value
+        self.transform = (rule.value_scale, rule.maxvisit_init, *switches, 1e-8)
+        self.max_depth = -1 if max_depth is None else max_depth
+        self.index, self.actions = torch.empty((2, rows * most), dtype=torch.int64)
+        self.requests = self.index.numpy(), self.actions.numpy()
+        self.scores = np.empty((2, num_actions), np.float32)
+        self.used, self.asked = rows, 0
+
+    @property
+    def states(self) -> torch.Tensor:
+        """``[B, N]`` int64: where the latents of each node are stored."""
+        return torch.from_numpy(self.progress.states)
+
+    def select(self) -> Leaves | None:
+        """The leaves that the rest of the round of each row needs."""
+        self.asked = kernels.advance(
+            self.arrays,
+            self.progress,
+            self.ready,
+            self.schedule,
+            self.noise,
+            self.transform,
+            self.max_depth,
+            self.requests,
+            self.used,
+            self.scores,
+        )
+        if not self.asked:
+            return None
+        return Leaves(self.index[: self.asked], self.actions[: self.asked])
+
+    def update(self, evaluation: Evaluation) -> None:
+        """Keeps what the model said until the rule asks for it."""
+        found = kernels.evaluation_arrays(evaluation)
+        bad = kernels.keep(found, self.ready, self.used)
+        if bad >= 0:
+            row, action = np.argwhere(self.progress.slots == self.used + bad)[0]
+            parent, edge = self.progress.parents[row, action], self.progress.edges[row, action]
+            simulation = int(self.progress.simulations[row])
+            raise not_finite(int(row), simulation + 1, int(parent), int(edge), simulation)
+        self.used += self.asked
+
+
+def _evaluation_buffers(capacity: int, num_actions: int) -> kernels.EvaluationArrays:
+    floats = [np.empty(capacity, np.float32) for _ in range(3)]
+    wide = [np.empty((capacity, num_actions), np.float32) for _ in range(2)]
+    return kernels.EvaluationArrays(*floats[:2], *wide, floats[2], np.empty(capacity, np.int8))

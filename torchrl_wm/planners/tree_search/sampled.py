@@ -1,0 +1,102 @@
+"""Searching among sampled actions, for continuous and large action spaces (Sampled MuZero)."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl_wm.modules.encoding import groups
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, Latents, Root, Step
+from torchrl_wm.planners.tree_search.models import SearchedModel
+
+SETS = 256
+"""Sets of draws of one search; each node takes one by its path."""
+
+
+class SampledDynamics(Dynamics):
+    """``K`` edges at each node, actions drawn from the policy there (https://arxiv.org/abs/2104.06303).
+
+    With samples of the policy itself the prior of an edge is its share among them: uniform for
+    continuous actions. Samples that coincide are merged: the first counts for all, the others are
+    forbidden. The actions are carried in the latents, after those of the model.
+
+    Draws are made once per search, with the roots; a node takes the set that a hash of its path names,
+    so that results depend neither on the executor nor on the order of evaluation.
+
+    Args:
+        model (SearchedModel): whose logits are the raw numbers of its ``distribution``.
+        num_samples (int): ``K``.
+        discount (float): of a step.
+
+    Raises:
+        ValueError: for less than one sample.
+    """
+
+    def __init__(self, model: SearchedModel, num_samples: int, discount: float):
+        if num_samples < 1:
+            raise ValueError(f"num_sampled_actions={num_samples} must be at least 1.")
+        super().__init__(model.action_encoding, num_samples, discount)
+        self.model = model
+        self.in_keys, self.traceable = list(model.in_keys), model.traceable
+        leaves = model.action_encoding.leaves.values()
+        self.may_coincide = any(groups(spec) is not None for spec in leaves)
+        size = model.action_encoding.size
+        self.register_buffer("draws", torch.zeros(SETS, num_samples, size), persistent=False)
+
+    def root(
+        self,
+        tensordict: TensorDictBase,
+        allowed: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Root:
+        """Roots of rows ``[B]``; ``allowed [B, P]`` masks the logits of a discrete policy."""
+        root = self.model.root(tensordict)
+        raw = root.logits
+        if allowed is not None:
+            if allowed.shape != raw.shape:
+                raise ValueError(
+                    f"An action mask {tuple(allowed.shape)} for a policy of {tuple(raw.shape)} numbers: "
+                    "sampled actions can be masked where the policy is one choice."
+                )
+            raw = raw.masked_fill(~allowed, torch.finfo(raw.dtype).min)
+        noise = self.model.distribution(raw[:1]).noise(
+            (SETS * self.num_actions,), generator=generator
+        )
+        self.draws.copy_(noise.view_as(self.draws))  # in place: a recording refers to them
+        path = torch.arange(len(raw), device=raw.device) << 33
+        latents, logits = self._with_samples(root.latents, path, raw)
+        return Root(latents, root.value, logits)
+
+    def step(self, latents: Latents, action: Tensor) -> Step:
+        """Follows the samples with index ``action [R]``."""
+        *carried, samples, path = latents
+        index = action.view(-1, 1, 1).expand(-1, 1, samples.shape[-1])
+        step = self.model.step(tuple(carried), samples.gather(1, index).squeeze(1))
+        # A linear congruential step; its upper bits are the ones that mix.
+        path = path * 6364136223846793005 + (action + 1) * 1442695040888963407
+        latents, logits = self._with_samples(step.latents, path, step.logits)
+        return step._replace(latents=latents, logits=logits)
+
+    def samples(self, root: Root) -> Tensor:
+        """The encoded actions ``[B, K, F]`` of roots."""
+        return root.latents[-2]
+
+    def encoded_action(self, root: Root, index: Tensor) -> Tensor:
+        """The encoded form ``[B, F]`` of the chosen samples."""
+        samples = self.samples(root)
+        return samples[torch.arange(len(samples), device=samples.device), index.to(samples.device)]
+
+    def _with_samples(self, latents: Latents, path: Tensor, raw: Tensor) -> tuple[Latents, Tensor]:
+        noise = self.draws[(path >> 33) % SETS].transpose(0, 1)
+        samples = self.model.distribution(raw).sample((self.num_actions,), noise=noise)
+        samples = self.action_encoding.clip(samples).transpose(0, 1)
+        return (*latents, samples, path), self._shares(samples)
+
+    def _shares(self, samples: Tensor) -> Tensor:
+        """Logits ``[R, K]`` of the samples: the log of how often each was drawn."""
+        if not self.may_coincide:
+            return samples.new_zeros(samples.shape[:-1])
+        same = (samples.unsqueeze(-2) == samples.unsqueeze(-3)).all(-1)
+        seen_before = same.tril(-1).any(-1)
+        return same.sum(-1).to(samples.dtype).log().masked_fill(seen_before, -torch.inf)

@@ -1,0 +1,115 @@
+"""The search: descend, evaluate, back up, until every root had its simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDict
+from tensordict.utils import unravel_key
+from torch import Tensor
+
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, LatentStore, Root
+from torchrl_wm.planners.tree_search.executor import Executor
+from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
+from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
+from torchrl_wm.planners.tree_search.numba_executor import numba_executor
+from torchrl_wm.planners.tree_search.reference import ReferenceExecutor
+from torchrl_wm.planners.tree_search.tree import make_tree, masked_priors
+
+Rule = MuZeroRule | GumbelRule
+
+EXECUTORS: dict[str, Callable[..., Executor]] = {
+    "numba": numba_executor,
+    "reference": ReferenceExecutor,
+}
+"""Every executor makes the same trees. ``numba`` keeps them on the CPU, whatever the model's device."""
+
+
+def search(
+    dynamics: Dynamics | Evaluator,
+    root: Root,
+    rule: Rule,
+    *,
+    num_simulations: int,
+    noise: Tensor | None = None,
+    max_depth: int | None = None,
+    executor: str = "numba",
+    keep_latents: bool = False,
+) -> TensorDict:
+    """Searches from every root and returns the trees.
+
+    Nothing is drawn inside: the noise of the rule is given, or there is none. The model is called once
+    per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together.
+
+    Args:
+        dynamics (Dynamics or Evaluator): what is searched; an evaluator keeps its recording.
+        root (Root): ``B`` states; a logit of minus infinity forbids an action.
+        rule (MuZeroRule or GumbelRule): how edges are chosen.
+
+    Keyword Args:
+        num_simulations (int): visits of every root.
+        noise (Tensor, optional): ``[B, A]`` from ``rule.draw_noise``. Defaults to none.
+        max_depth (int, optional): longest path; a node at this depth is visited again instead of
+            expanded. Defaults to no limit.
+        executor (str, optional): ``"numba"`` or ``"reference"``. Defaults to ``"numba"``.
+        keep_latents (bool, optional): write the latents of all nodes below ``"latents"``, ``[B, N,
+            ...]``, under the names of ``dynamics.in_keys``. Defaults to ``False``.
+
+    Returns:
+        TensorDict: the trees, see :func:`~torchrl_wm.planners.tree_search.make_tree`.
+
+    Raises:
+        ValueError: for less than one simulation or level, a root without an allowed action, or an
+            unknown executor.
+        FloatingPointError: where the model returns NaN or infinity; the message names the node.
+    """
+    if num_simulations < 1:
+        raise ValueError(f"num_simulations={num_simulations} must be at least 1.")
+    if max_depth is not None and max_depth < 1:
+        raise ValueError(f"max_depth={max_depth} must be at least 1, or None for no limit.")
+    if executor not in EXECUTORS:
+        raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
+    evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
+    tree = _planted(root, rule, num_simulations, noise, executor)
+    work = EXECUTORS[executor](tree, rule, num_simulations, max_depth, noise)
+    store = LatentStore(root.latents, work.capacity)
+    with torch.inference_mode():
+        while (leaves := work.select()) is not None:
+            work.update(evaluator(store, leaves.index, leaves.action))
+    if keep_latents:
+        # What the dynamics carry beside the latents of their model (sampled actions) comes last.
+        for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):
+            kept = buffer[work.states.to(buffer.device)]
+            tree.set(unravel_key(("latents", name)), kept.to(tree.device))
+    return tree
+
+
+def _planted(root: Root, rule: Rule, num_simulations: int, noise, executor: str) -> TensorDict:
+    """The trees with their roots."""
+    logits = rule.root_logits(root.logits, noise)
+    closed = (logits == -torch.inf).all(-1)
+    if closed.any():
+        raise ValueError(
+            f"No action is allowed in the rows {closed.nonzero().flatten().tolist()}: their action mask "
+            "has no True. Exclude finished environments (done=True) or repair the mask."
+        )
+    finite = root.value.isfinite() & ~(logits.isnan() | (logits == torch.inf)).any(-1)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."
+        )
+    # The compiled loops are written for one precision; the model's own is kept by the reference.
+    compiled = executor == "numba"
+    dtype = torch.float32 if compiled else root.value.dtype
+    device = torch.device("cpu") if compiled else root.value.device
+    tree = make_tree(
+        *logits.shape[:1], num_simulations, logits.shape[-1], dtype=dtype, device=device
+    )
+    tree["node_visits"][:, 0] = 1
+    tree["node_values"][:, 0] = root.value
+    tree["raw_values"][:, 0] = root.value
+    tree["logits"][:, 0] = logits
+    tree["priors"][:, 0] = masked_priors(logits)
+    return tree

@@ -1,0 +1,226 @@
+"""Tree search as a policy: TensorDict in; action, search policy, value and visits out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+from torchrl_wm import keys
+from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator
+from torchrl_wm.planners.tree_search.models import SearchedModel, TensorDictModel, TensorModel
+from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
+from torchrl_wm.planners.tree_search.sampled import SampledDynamics
+from torchrl_wm.planners.tree_search.search import EXECUTORS, Rule, search
+
+_DETERMINISTIC = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
+
+
+class SearchPolicy(TensorDictModuleBase):
+    """Searches from every row of a TensorDict, of any batch size ``[...]``, and acts.
+
+    Reads the latents of roots (``world_model.filter`` first), or what a stateless environment reads.
+    Where there is an ``action_mask [..., A]``, only its actions are tried at the root; rows whose
+    ``done`` is True are left out: they get zeros and the first action. Writes the action in the
+    environment's own encoding, ``search_policy [..., A]``, ``root_value [..., 1]`` and ``visit_counts
+    [..., A]``; with sampled actions ``A`` counts the samples, which are written to ``sampled_actions
+    [..., A, F]``, encoded.
+
+    Args:
+        model (nn.Module): a world model that predicts rewards, values and policies, another module
+            with such entries (:class:`~torchrl_wm.planners.tree_search.models.TensorDictModel`), or an
+            environment beside an evaluation module
+            (:class:`~torchrl_wm.planners.EnvModel`).
+
+    Keyword Args:
+        rule (MuZeroRule or GumbelRule, optional): how actions are tried. Defaults to ``MuZeroRule()``.
+        num_simulations (int, optional): visits of each root. Defaults to ``50``.
+        discount (float, optional): of a step; negative in games in which two players take turns.
+            Defaults to ``0.997``.
+        num_sampled_actions (int, optional): search among samples of the policy instead of all
+            actions. Defaults to all.
+        max_depth (int, optional): longest path. Defaults to no limit.
+        greedy (bool, optional): without noise, and the best action instead of a drawn one. Under
+            TorchRL's exploration types ``MODE``, ``MEAN`` and ``DETERMINISTIC`` it is so in any case.
+            Defaults to ``False``.
+        executor (str, optional): ``"numba"`` or ``"reference"``. Defaults to ``"numba"``.
+        trace (bool, optional): record the model's operations once, see
+            :class:`~torchrl_wm.planners.tree_search.Evaluator`. Defaults to ``True``.
+        generator (torch.Generator, optional): source of all draws, on the CPU. Defaults to the global
+            one.
+        action_mask_key, done_key (NestedKey, optional): entries that are read where they exist.
+        search_policy_key, root_value_key, visit_counts_key, sampled_actions_key (NestedKey, optional):
+            what is written, see :mod:`torchrl_wm.keys`.
+
+    Raises:
+        ValueError: for an option out of range; at a search, for a row without an allowed action.
+        TypeError: for an action spec that cannot be enumerated, without ``num_sampled_actions``.
+        KeyError: at a search, for an entry that the model or the root lacks.
+        FloatingPointError: at a search, where the model returns NaN or infinity.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> model = make_muzero(Composite(observation=Unbounded(4)), Composite(action=OneHot(2)))
+        >>> policy = SearchPolicy(model, num_simulations=8, executor="reference")
+        >>> td = policy(model.initial([5]))
+        >>> td["action"].shape, td["visit_counts"].sum(-1)
+        (torch.Size([5, 2]), tensor([8, 8, 8, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        rule: Rule | None = None,
+        num_simulations: int = 50,
+        discount: float = 0.997,
+        num_sampled_actions: int | None = None,
+        max_depth: int | None = None,
+        greedy: bool = False,
+        executor: str = "numba",
+        trace: bool = True,
+        generator: torch.Generator | None = None,
+        action_mask_key: NestedKey = keys.ACTION_MASK,
+        done_key: NestedKey = "done",
+        search_policy_key: NestedKey = keys.SEARCH_POLICY,
+        root_value_key: NestedKey = keys.ROOT_VALUE,
+        visit_counts_key: NestedKey = keys.VISIT_COUNTS,
+        sampled_actions_key: NestedKey = keys.SAMPLED_ACTIONS,
+    ):
+        super().__init__()
+        if num_simulations < 1:
+            raise ValueError(f"num_simulations={num_simulations} must be at least 1.")
+        if executor not in EXECUTORS:
+            raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
+        self.dynamics = make_dynamics(model, discount, num_sampled_actions)
+        self.evaluator = Evaluator(self.dynamics, trace=trace)
+        self.rule = MuZeroRule() if rule is None else rule
+        self.num_simulations, self.max_depth = num_simulations, max_depth
+        self.greedy, self.executor, self.generator = greedy, executor, generator
+        self.action_mask_key, self.done_key = unravel_key(action_mask_key), unravel_key(done_key)
+        written = [search_policy_key, root_value_key, visit_counts_key]
+        if num_sampled_actions is not None:
+            written.append(sampled_actions_key)
+        self.written = [unravel_key(key) for key in written]
+        self.in_keys = list(self.dynamics.in_keys)
+        self.out_keys = [*self.dynamics.action_encoding.in_keys, *self.written]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Searches from every row and writes the actions and what was found, in place."""
+        rows = tensordict.select(*self.in_keys, strict=False).reshape(-1)
+        allowed = self._flat(tensordict, self.action_mask_key, len(rows))
+        done = self._flat(tensordict, self.done_key, len(rows))
+        if done is None or not done.any():
+            found = self._search(rows, allowed)
+        else:
+            live = ~done.all(-1)
+            found = self._search_some(rows, allowed, live)
+        batch = tensordict.batch_size
+        found = [x.to(tensordict.device).reshape(*batch, *x.shape[1:]) for x in found]
+        for key, value in zip(self.written, found[1:], strict=True):
+            tensordict.set(key, value)
+        return self.dynamics.action_encoding.decode(found[0], tensordict)
+
+    def trees(self, tensordict: TensorDictBase) -> TensorDict:
+        """The trees of a search from rows ``[B]``, latents included; nothing is written."""
+        allowed = self._flat(tensordict, self.action_mask_key, len(tensordict))
+        with torch.no_grad(), evaluating(self.dynamics):
+            return self._grow(tensordict, allowed, keep_latents=True)[1]
+
+    # -- one search ----------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _search(self, rows: TensorDictBase, allowed: Tensor | None) -> list[Tensor]:
+        """Encoded actions and what is written, ``[B, ...]`` each."""
+        with evaluating(self.dynamics):
+            root, tree, noise = self._grow(rows, allowed)
+        greedy = self._is_greedy()
+        index = self.rule.action(tree, noise, greedy=greedy, generator=self.generator)
+        visits = tree["children_visits"][:, 0].long()
+        value = tree["node_values"][:, :1].clone()
+        found = [self.dynamics.encoded_action(root, index), self.rule.policy(tree), value, visits]
+        if isinstance(self.dynamics, SampledDynamics):
+            found.append(self.dynamics.samples(root))
+        return found
+
+    def _grow(self, rows: TensorDictBase, allowed: Tensor | None, *, keep_latents: bool = False):
+        root = self.dynamics.root(rows, allowed, self.generator)
+        noise = None
+        if not self._is_greedy():
+            noise = self.rule.draw_noise(root.logits > -torch.inf, self.generator)
+        tree = search(
+            self.evaluator,
+            root,
+            self.rule,
+            num_simulations=self.num_simulations,
+            noise=noise,
+            max_depth=self.max_depth,
+            executor=self.executor,
+            keep_latents=keep_latents,
+        )
+        return root, tree, noise
+
+    def _search_some(self, rows, allowed: Tensor | None, live: Tensor) -> list[Tensor]:
+        """The search of the live rows; the others get zeros and the first action."""
+        if not live.any():
+            return self._nothing(len(rows), rows.device)
+        found = []
+        for value in self._search(rows[live], None if allowed is None else allowed[live]):
+            whole = value.new_zeros(len(rows), *value.shape[1:])
+            whole[live.to(value.device)] = value
+            found.append(whole)
+        return found
+
+    def _nothing(self, rows: int, device: torch.device | None) -> list[Tensor]:
+        size, edges = self.dynamics.action_encoding.size, self.dynamics.num_actions
+        found = [torch.zeros(rows, n, device=device) for n in (size, edges, 1)]
+        found.append(torch.zeros(rows, edges, dtype=torch.int64, device=device))
+        if isinstance(self.dynamics, SampledDynamics):
+            found.append(torch.zeros(rows, edges, size, device=device))
+        return found
+
+    def _is_greedy(self) -> bool:
+        return self.greedy or exploration_type() in _DETERMINISTIC
+
+    def _flat(self, tensordict: TensorDictBase, key: NestedKey, rows: int) -> Tensor | None:
+        """An optional entry as ``[B, n]`` bool."""
+        value = tensordict.get(key, None)
+        return None if value is None else value.reshape(rows, -1).bool()
+
+
+def make_dynamics(
+    model: nn.Module, discount: float, num_sampled_actions: int | None = None
+) -> Dynamics:
+    """What a search of ``model`` follows: all its actions, or samples of its policy.
+
+    Raises:
+        TypeError: for a model or an action spec that cannot be searched.
+    """
+    if isinstance(model, Dynamics):
+        return model
+    if not isinstance(model, SearchedModel):
+        kind = TensorModel if hasattr(model, "search_tensors") else TensorDictModel
+        model = kind(model, discount)
+    if num_sampled_actions is None:
+        return DiscreteDynamics(model, discount)
+    return SampledDynamics(model, num_sampled_actions, discount)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode afterwards."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
