@@ -74,6 +74,9 @@ SEARCH_VERSION = "search_version"
 """``[..., 1]`` int64: the number of updates behind the search whose results are stored."""
 
 # Targets of an unrolled model ----------------------------------------------------------------
+BOOTSTRAP_VALUE = "bootstrap_value"
+"""``[..., 1]`` float: the value of a record in which a return ends."""
+
 VALUE_TARGET = ("target", "value")
 """``[..., 1]`` float: the return of a record, zero past the end of the episode."""
 

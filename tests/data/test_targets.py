@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, OneHot
 
-from torchrl_wm.data import FinalValues, UnrolledTargets
+from torchrl_wm.data import BootstrapValues, UnrolledTargets
 from torchrl_wm.modules import ActionEncoding
 
 
@@ -23,7 +23,7 @@ def episode(golden, j, terminated):
     encoded = torch.nn.functional.one_hot(golden[f"ep{j}_actions"].long(), policies.shape[1])
     own = TensorDict(
         reward=torch.cat([rewards.new_zeros(1), rewards])[:, None],
-        root_value=value[:, None],
+        bootstrap_value=value[:, None],
         to_play=golden[f"ep{j}_to_play"][:, None],
         search_policy=torch.cat([policies, 0 * policies[:1]]),
         previous_action=torch.cat([0 * encoded[:1], encoded]).float(),
@@ -32,7 +32,7 @@ def episode(golden, j, terminated):
         batch_size=[length + 1],
     )
     other = own[:1].clone().expand(60).clone()
-    for key in ("reward", "root_value"):
+    for key in ("reward", "bootstrap_value"):
         other[key] = torch.full((60, 1), marker, dtype=torch.float64)
     other["is_last"] = other["terminated"] = torch.zeros(60, 1, dtype=torch.bool)
     other["to_play"] = torch.zeros(60, 1, dtype=torch.int64)
@@ -80,7 +80,7 @@ def windows(ends, terminated=True):
     last[0, list(ends)] = True
     return TensorDict(
         reward=torch.ones(1, 8, 1),
-        root_value=torch.full((1, 8, 1), 100.0),
+        bootstrap_value=torch.full((1, 8, 1), 100.0),
         previous_action=torch.full((1, 8, 2), 5.0),
         is_last=last,
         terminated=last & terminated,
@@ -121,19 +121,18 @@ def test_only_the_first_end_tells_what_lies_behind_it():
 
 
 def test_values_of_truncated_ends_come_from_the_network():
-    rows = windows([3], terminated=False)
-    rows["root_value"][0, 3] = 0
     asked = []
-    fill = FinalValues(
-        lambda records: asked.append(len(records)) or torch.full((len(records), 1), 7.0)
-    )
-    out = fill(rows.clone())
+    evaluate = lambda records: asked.append(len(records)) or torch.full((len(records), 1), 7.0)
+    fill = BootstrapValues(evaluate)
+    searched = lambda rows: rows.rename_key_("bootstrap_value", "root_value")
+    out = fill(searched(windows([3], terminated=False)))
     assert asked == [1]
-    assert out["root_value"][0, :, 0].tolist() == [100.0] * 3 + [7.0] + [100.0] * 4
-    assert (FinalValues(fill.evaluate, everywhere=True)(rows)["root_value"] == 7).all()
-    asked.clear()
-    fill(windows([3]))
-    assert asked == []
+    assert out["bootstrap_value"][0, :, 0].tolist() == [100.0] * 3 + [7.0] + [100.0] * 4
+    assert (out["root_value"] == 100).all()
+    out = BootstrapValues(evaluate, everywhere=True)(out)
+    assert asked == [1, 8] and (out["bootstrap_value"] == 7).all()
+    fill(searched(windows([3])))
+    assert asked == [1, 8]
 
 
 @pytest.mark.parametrize("options", [{"td_steps": 0}, {"unroll_steps": -1}, {"root": -1}])
@@ -147,8 +146,8 @@ def test_sequences_of_another_length_and_missing_entries_are_named():
     targets = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, **TARGETS)
     with pytest.raises(ValueError, match="Sequences of 8 records.*td_steps=3"):
         targets(windows([])[:, :7])
-    with pytest.raises(KeyError, match="root_value"):
-        targets(windows([]).exclude("root_value"))
+    with pytest.raises(KeyError, match="bootstrap_value"):
+        targets(windows([]).exclude("bootstrap_value"))
     two = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, two_players=True, **TARGETS)
     with pytest.raises(KeyError, match="to_play"):
         two(windows([]))

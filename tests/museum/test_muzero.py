@@ -40,7 +40,7 @@ def sample(batch=4, last=None, terminated=True, steps=UNROLL, td_steps=2):
     rows = TensorDict(
         observation=torch.randn(*shape, 4),
         reward=torch.randn(*shape, 1),
-        root_value=torch.randn(*shape, 1),
+        bootstrap_value=torch.randn(*shape, 1),
         search_policy=torch.rand(*shape, 3).softmax(-1),
         previous_action=torch.eye(3)[torch.randint(3, shape)],
         is_last=ends,

@@ -1,8 +1,8 @@
 """Replay: step records in rings, sequence sampling, storage of latents, checkpoints."""
 
+from torchrl_wm.data.bootstrap_values import BootstrapValues
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
 from torchrl_wm.data.compression import LatentCompression
-from torchrl_wm.data.final_values import FinalValues
 from torchrl_wm.data.prioritized import PrioritizedSequenceSampler
 from torchrl_wm.data.reanalyze import Reanalyze
 from torchrl_wm.data.records import step_records
@@ -13,7 +13,7 @@ from torchrl_wm.data.targets import UnrolledTargets
 from torchrl_wm.data.transitions import StepRecords, gather_step_records
 
 __all__ = [
-    "FinalValues",
+    "BootstrapValues",
     "LatentCompression",
     "PrioritizedSequenceSampler",
     "Reanalyze",

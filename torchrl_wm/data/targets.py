@@ -19,7 +19,7 @@ class UnrolledTargets(Transform):
     A model is unrolled from record ``root`` of each sequence over ``unroll_steps`` actions. Past a
     termination it learns that nothing follows: value and reward 0, after random actions. Past a
     truncation nothing is known and nothing is trained; the return itself goes on with the value of
-    the final observation (see :class:`~torchrl_wm.data.FinalValues`). Policies are trained where a
+    the final observation (see :class:`~torchrl_wm.data.BootstrapValues`). Policies are trained where a
     search left one.
 
     Args:
@@ -44,7 +44,7 @@ class UnrolledTargets(Transform):
         ...     ActionEncoding(OneHot(2)), root=0, unroll_steps=1, td_steps=1, discount=0.5)
         >>> ends = torch.tensor([[False], [True], [False]])
         >>> records = TensorDict(
-        ...     reward=torch.tensor([[0.0], [1.0], [0.0]]), root_value=torch.ones(3, 1),
+        ...     reward=torch.tensor([[0.0], [1.0], [0.0]]), bootstrap_value=torch.ones(3, 1),
         ...     previous_action=torch.ones(3, 2), is_last=ends, terminated=ends, batch_size=[3])
         >>> targets(records)["target", "value"].flatten()
         tensor([1., 0., 0.])
@@ -106,7 +106,7 @@ class UnrolledTargets(Transform):
         to_play = self._scalar(rows, keys.TO_PLAY) if self.two_players else None
         return n_step_returns(
             self._scalar(rows, keys.REWARD),
-            self._scalar(rows, keys.ROOT_VALUE),
+            self._scalar(rows, keys.BOOTSTRAP_VALUE),
             last,
             terminated,
             td_steps=self.td_steps,

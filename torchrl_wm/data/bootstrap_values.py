@@ -1,4 +1,4 @@
-"""Values for records that no search has seen."""
+"""The values that returns end in, for records that no search has seen, too."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ from torchrl_wm.data.records import required
 Evaluate = Callable[[TensorDictBase], Tensor]
 
 
-class FinalValues(Transform):
-    """Writes the values of a network to sampled records, as ``root_value``.
+class BootstrapValues(Transform):
+    """Adds to sampled records the values that returns end in: ``bootstrap_value``.
 
-    The final record of an episode has been searched by nobody, but the return of a truncated episode
-    ends in its value. With ``everywhere`` all returns are bootstrapped from the network, as from
+    That is what the search found, ``root_value``, but for the final records of truncated episodes,
+    which nobody has searched: those are evaluated by a network. With ``everywhere`` all are, as by
     MuZero's target network in Reanalyze (https://arxiv.org/abs/2104.06294).
 
     Args:
         evaluate (callable): records ``[N]`` to values ``[N, 1]``.
 
     Keyword Args:
-        everywhere (bool, optional): for all records, not only where an episode was truncated.
-            Defaults to ``False``.
+        everywhere (bool, optional): evaluate all records. Defaults to ``False``.
+
+    Raises:
+        KeyError: for a missing entry.
 
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
         >>> ends = torch.tensor([[False], [True]])
         >>> records = TensorDict(
-        ...     root_value=torch.zeros(2, 1), is_last=ends, terminated=~ends & ends, batch_size=[2])
-        >>> FinalValues(lambda records: torch.full((len(records), 1), 7.0))(records)["root_value"]
-        tensor([[0.],
+        ...     root_value=torch.ones(2, 1), is_last=ends, terminated=~ends & ends, batch_size=[2])
+        >>> fill = BootstrapValues(lambda records: torch.full((len(records), 1), 7.0))
+        >>> fill(records)["bootstrap_value"]
+        tensor([[1.],
                 [7.]])
     """
 
@@ -44,15 +47,13 @@ class FinalValues(Transform):
         self.evaluate, self.everywhere = evaluate, everywhere
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the values, in place, to records ``[...]``."""
-        value = required(tensordict, keys.ROOT_VALUE)
+        """Adds the values to records ``[...]``."""
+        value = required(tensordict, keys.ROOT_VALUE).clone()
         if self.everywhere:
-            fresh = self.evaluate(tensordict.reshape(-1)).reshape(value.shape)
-            return tensordict.set(keys.ROOT_VALUE, fresh.to(value))
+            value = self.evaluate(tensordict.reshape(-1)).reshape(value.shape).to(value)
+            return tensordict.set(keys.BOOTSTRAP_VALUE, value)
         truncated = required(tensordict, keys.IS_LAST) & ~required(tensordict, keys.TERMINATED)
         truncated = truncated.reshape(tensordict.shape)
         if truncated.any():
-            value = value.clone()
             value[truncated] = self.evaluate(tensordict[truncated]).to(value)
-            tensordict.set(keys.ROOT_VALUE, value)
-        return tensordict
+        return tensordict.set(keys.BOOTSTRAP_VALUE, value)
