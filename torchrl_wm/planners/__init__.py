@@ -6,17 +6,22 @@ from torchrl_wm.planners.mppi import MPPIPlanner
 from torchrl_wm.planners.planner import Planner
 from torchrl_wm.planners.simulators import EnvSimulator, ModelSimulator
 from torchrl_wm.planners.tree_search import (
+    EnvModel,
     FixedBounds,
     GumbelRule,
     MuZeroRule,
     ParentAndSiblings,
     SearchPolicy,
     TreeWide,
+    draw_tree,
     search,
+    to_torchrl_tree,
+    tree_to_dot,
 )
 
 __all__ = [
     "CEMPlanner",
+    "EnvModel",
     "EnvSimulator",
     "FixedBounds",
     "GumbelRule",
@@ -28,5 +33,8 @@ __all__ = [
     "Planner",
     "SearchPolicy",
     "TreeWide",
+    "draw_tree",
     "search",
+    "to_torchrl_tree",
+    "tree_to_dot",
 ]

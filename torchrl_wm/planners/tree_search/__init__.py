@@ -1,6 +1,9 @@
 """Tree search: one tree for a whole batch, several rules, several executors."""
 
+from torchrl_wm.planners.tree_search.drawing import draw_tree, tree_to_dot
+from torchrl_wm.planners.tree_search.env_model import EnvModel
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, Root, Step
+from torchrl_wm.planners.tree_search.export import to_torchrl_tree
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.normalization import FixedBounds, ParentAndSiblings, TreeWide
@@ -14,6 +17,7 @@ __all__ = [
     "EXECUTORS",
     "TERMINAL",
     "Dynamics",
+    "EnvModel",
     "Evaluator",
     "FixedBounds",
     "GumbelRule",
@@ -23,6 +27,9 @@ __all__ = [
     "SearchPolicy",
     "Step",
     "TreeWide",
+    "draw_tree",
     "make_tree",
     "search",
+    "to_torchrl_tree",
+    "tree_to_dot",
 ]
