@@ -1,0 +1,216 @@
+"""MuZero (https://arxiv.org/abs/1911.08265) and its relatives: one agent, parts chosen by argument.
+
+The planner makes it MuZero or Gumbel MuZero, ``reanalyze_ratio`` MuZero Reanalyze, ``use_consistency``
+with priorities EfficientZero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Composite
+
+from torchrl_wm import keys
+from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, total
+from torchrl_wm.data import BootstrapValues, PrioritizedSequenceSampler, Reanalyze, UnrolledTargets
+from torchrl_wm.objectives import MuZeroLoss, SlowUpdate
+from torchrl_wm.planners import SearchPolicy
+from torchrl_wm.policies import SearchingPolicy
+from torchrl_wm.world_models import make_muzero
+
+ROOT = 1
+"""Position of the root in a sequence of the replay, whose row 0 trains nothing."""
+
+
+class MuZero(nn.Module):
+    """A model that predicts rewards, values and policies, and a search in it that acts and teaches.
+
+    A training loop sees ``policy``, ``evaluation_policy``, ``optimizers``, :meth:`update`,
+    :meth:`pretrain` and :meth:`replay_options`.
+
+    Args:
+        observation_spec, action_spec (Composite): unbatched specs.
+
+    Keyword Args:
+        world_model (callable, optional): makes the world model from the specs. Defaults to
+            :func:`~torchrl_wm.world_models.make_muzero`.
+        planner (callable, optional): makes the search from the world model and ``discount``. Defaults
+            to :class:`~torchrl_wm.planners.SearchPolicy` with its defaults.
+        discount (float, optional): discount of one step. Defaults to ``0.997``.
+        td_steps (int, optional): rewards in a return before it is bootstrapped. Defaults to ``10``.
+        unroll_steps (int, optional): steps over which the model is unrolled. Defaults to ``5``.
+        use_mcts_targets (bool, optional): bootstrap from the values that searches found; if not, from
+            the target network. Defaults to ``True``.
+        target_update_every (int, optional): updates between two copies to the target network.
+            Defaults to ``100``.
+        reanalyze_ratio (float, optional): share of each batch that is searched again. Defaults to
+            ``0.0``.
+        priority_alpha (float, optional): exponent of the priorities; 0 samples uniformly. Defaults to
+            ``0.0``.
+        priority_beta (float, optional): exponent of the importance weights. Defaults to ``1.0``.
+        temperature_decay (int, optional): updates in the middle of which the temperature of MuZero's
+            rule falls to a half, and after three quarters to a quarter; 0 leaves it. Defaults to ``0``.
+        policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
+        value_scale (float, optional): weight of the value. Defaults to ``0.25``.
+        use_consistency (bool, optional): compare predicted hidden states with those of the
+            observations that came. Defaults to ``False``.
+        consistency_scale (float, optional): weight of that term. Defaults to ``2.0``.
+        use_reconstruction (bool, optional): decode observations. Defaults to ``False``.
+        reconstruction_scale (float, optional): weight of that term. Defaults to ``1.0``.
+        entropy (float, optional): weight of the policy's entropy. Defaults to ``0.0``.
+        support (int, optional): largest atom of rewards and values. Defaults to ``300``.
+        lr (float, optional): learning rate of AdamW. Defaults to ``2e-3``.
+        weight_decay (float, optional): its weight decay. Defaults to ``1e-4``.
+        grad_clip (float, optional): largest norm of the gradient. Defaults to ``10.0``.
+        device (torch.device, optional): where the parameters live.
+    """
+
+    def __init__(
+        self,
+        observation_spec: Composite,
+        action_spec: Composite,
+        *,
+        world_model: WorldModelFactory | None = None,
+        planner: Callable[..., SearchPolicy] | None = None,
+        discount: float = 0.997,
+        td_steps: int = 10,
+        unroll_steps: int = 5,
+        use_mcts_targets: bool = True,
+        target_update_every: int = 100,
+        reanalyze_ratio: float = 0.0,
+        priority_alpha: float = 0.0,
+        priority_beta: float = 1.0,
+        temperature_decay: int = 0,
+        policy_scale: float = 1.0,
+        value_scale: float = 0.25,
+        reward_scale: float = 1.0,
+        use_consistency: bool = False,
+        consistency_scale: float = 2.0,
+        use_reconstruction: bool = False,
+        reconstruction_scale: float = 1.0,
+        entropy: float = 0.0,
+        support: int = 300,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        grad_clip: float = 10.0,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        flags = {"use_consistency": use_consistency, "use_reconstruction": use_reconstruction}
+        factory = world_model or make_muzero
+        chosen = {"support": support, **flags}
+        self.world_model = build_world_model(factory, observation_spec, action_spec, chosen)
+        self.to(device)
+        self.loss = MuZeroLoss(
+            self.world_model,
+            unroll_steps=unroll_steps,
+            root=ROOT,
+            policy_scale=policy_scale,
+            value_scale=value_scale,
+            reward_scale=reward_scale,
+            consistency_scale=consistency_scale,
+            reconstruction_scale=reconstruction_scale,
+            entropy_scale=entropy,
+        )
+        self.slow_update = SlowUpdate(self.loss, tau=1.0, every=target_update_every)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
+        make_search = partial(planner or SearchPolicy, self.world_model, discount=discount)
+        self.search = make_search()
+        self.temperature_decay = temperature_decay
+        self.policy = SearchingPolicy(self.world_model, self.search, version=self._version)
+        self.evaluation_policy = SearchingPolicy(self.world_model, make_search(greedy=True))
+        found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
+        self.searched = [key for key in found if key in self.policy.note_keys]
+        self.targets = UnrolledTargets(
+            self.world_model.action_encoding,
+            root=ROOT,
+            unroll_steps=unroll_steps,
+            td_steps=td_steps,
+            discount=discount,
+        )
+        self.use_mcts_targets, self.reanalyze_ratio = use_mcts_targets, reanalyze_ratio
+        self.sampler = partial(
+            PrioritizedSequenceSampler, root=ROOT, alpha=priority_alpha, beta=priority_beta
+        )
+        self.use_priorities, self.grad_clip = bool(priority_alpha), grad_clip
+        optimizer = torch.optim.AdamW(
+            self.world_model.parameters(), lr=lr, weight_decay=weight_decay
+        )
+        self.optimizers = {"all": optimizer}
+
+    def replay_options(self) -> dict[str, Any]:
+        """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``."""
+        fill = BootstrapValues(self._target_values, everywhere=not self.use_mcts_targets)
+        transforms = [fill, self.targets]
+        if self.reanalyze_ratio:
+            transforms.insert(0, self._reanalyze())
+        return {
+            "slice_length": self.targets.length - 1,
+            "latents": self.world_model.latent_codecs,
+            "extra_keys": self.policy.note_keys,
+            "sampler": self.sampler,
+            "transforms": transforms,
+        }
+
+    def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+        """One update on records ``[B, T + 1]`` with their targets; returns what to write back."""
+        losses = self.loss(sample)
+        (optimizer,) = self.optimizers.values()
+        optimizer.zero_grad()
+        total(losses).backward()
+        norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), self.grad_clip)
+        optimizer.step()
+        self.slow_update.step()
+        self.updates += 1
+        self._set_temperature()
+        priority = losses.pop(keys.PRIORITY)
+        return losses.detach().set("grad_norm", norm.detach()), self._notes(sample, priority)
+
+    def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+        """The same as :meth:`update`: all that learns is the world model."""
+        return self.update(sample)
+
+    def _notes(self, sample: TensorDictBase, priority: Tensor) -> TensorDict | None:
+        """Fresh priorities and search statistics of rows 1 to T, masked where nothing is new."""
+        if not (self.reanalyze_ratio or self.use_priorities):
+            return None
+        rows = sample[:, ROOT:]
+        notes = rows.select(*self.searched, keys.SEARCH_VERSION)
+        errors = rows.get(keys.PRIORITY).clone()
+        errors[:, : priority.shape[1]] = priority
+        mask = rows.get(keys.POLICY_MASK).squeeze(-1)
+        return notes.set(keys.PRIORITY, errors).set(keys.MASK, mask)
+
+    def _set_temperature(self) -> None:
+        if self.temperature_decay:
+            share = self._version() / self.temperature_decay
+            self.search.rule.temperature = 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
+
+    def _reanalyze(self) -> Reanalyze:
+        return Reanalyze(
+            self._search_again,
+            ratio=self.reanalyze_ratio,
+            length=self.targets.length,
+            root=ROOT,
+            unroll_steps=self.targets.unroll_steps,
+            version=self._version,
+            updated=self.searched,
+        )
+
+    @torch.no_grad()
+    def _search_again(self, records: TensorDictBase) -> TensorDictBase:
+        model, (hidden,) = self.world_model, self.world_model.latent_keys
+        records = records.to(self.updates.device)
+        kept = records.select(keys.ACTION_MASK, keys.TO_PLAY, strict=False)
+        return self.search(kept.set(hidden, model.represent(records)))
+
+    def _version(self) -> int:
+        return int(self.updates)
+
+    def _target_values(self, records: TensorDictBase) -> Tensor:
+        return self.loss.target_values(records.to(self.updates.device))
