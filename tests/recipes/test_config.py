@@ -36,7 +36,7 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
 
 # These differ from the constructors, whose defaults are those of the papers, or of MuZero itself.
 _SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3")
-_RELATIVES = ("efficientzero", "gumbel_muzero", "sampled_muzero")
+_RELATIVES = ("alphazero", "efficientzero", "gumbel_muzero", "sampled_muzero")
 
 
 @pytest.mark.parametrize("algorithm", _names("algorithm"))
@@ -46,7 +46,8 @@ def test_config_and_constructor_agree(algorithm):
     expected = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.default is not parameter.empty and name not in ("world_model", "planner", "device")
+        if parameter.default is not parameter.empty
+        and name not in ("world_model", "planner", "device")
     }
     given = {name: value for name, value in node.items() if name != "_target_"}
     assert set(given) == set(expected)

@@ -1,7 +1,7 @@
 """MuZero (https://arxiv.org/abs/1911.08265) and its relatives: one agent, parts chosen by argument.
 
 The planner makes it MuZero or Gumbel MuZero, ``reanalyze_ratio`` MuZero Reanalyze, ``use_consistency``
-with priorities EfficientZero.
+with priorities EfficientZero; with a ``simulator`` to search in instead of the model it is AlphaZero.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Composite
+from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, total
 from torchrl_wm.data import BootstrapValues, PrioritizedSequenceSampler, Reanalyze, UnrolledTargets
+from torchrl_wm.envs import resolve_factory
 from torchrl_wm.objectives import MuZeroLoss, SlowUpdate
-from torchrl_wm.planners import SearchPolicy
+from torchrl_wm.planners import EnvModel, SearchPolicy
 from torchrl_wm.policies import SearchingPolicy
-from torchrl_wm.world_models import make_muzero
+from torchrl_wm.world_models import Evaluation, make_muzero
 
 ROOT = 1
 """Position of the root in a sequence of the replay, whose row 0 trains nothing."""
@@ -41,6 +43,11 @@ class MuZero(nn.Module):
             :func:`~torchrl_wm.world_models.make_muzero`.
         planner (callable, optional): makes the search from the world model and ``discount``. Defaults
             to :class:`~torchrl_wm.planners.SearchPolicy` with its defaults.
+        simulator (callable or str, optional): makes a stateless environment (or its import path,
+            ``"package.module:function"``), in which is searched instead of in the model: AlphaZero,
+            with ``unroll_steps=0``. Defaults to none.
+        two_players (bool, optional): two sides take turns in the environment, which says ``to_play``
+            and whose values and rewards are those of the side to move. Defaults to ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
         td_steps (int, optional): rewards in a return before it is bootstrapped. Defaults to ``10``.
         unroll_steps (int, optional): steps over which the model is unrolled. Defaults to ``5``.
@@ -77,6 +84,8 @@ class MuZero(nn.Module):
         *,
         world_model: WorldModelFactory | None = None,
         planner: Callable[..., SearchPolicy] | None = None,
+        simulator: Callable[[], EnvBase] | str | None = None,
+        two_players: bool = False,
         discount: float = 0.997,
         td_steps: int = 10,
         unroll_steps: int = 5,
@@ -119,7 +128,11 @@ class MuZero(nn.Module):
         )
         self.slow_update = SlowUpdate(self.loss, tau=1.0, every=target_update_every)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
-        make_search = partial(planner or SearchPolicy, self.world_model, discount=discount)
+        self.two_players = two_players
+        searched, signed = self.world_model, -discount if two_players else discount
+        if simulator is not None:
+            searched = self._true_model(simulator, discount)
+        make_search = partial(planner or SearchPolicy, searched, discount=signed)
         self.search = make_search()
         self.temperature_decay = temperature_decay
         self.policy = SearchingPolicy(self.world_model, self.search, version=self._version)
@@ -132,6 +145,7 @@ class MuZero(nn.Module):
             unroll_steps=unroll_steps,
             td_steps=td_steps,
             discount=discount,
+            two_players=two_players,
         )
         self.use_mcts_targets, self.reanalyze_ratio = use_mcts_targets, reanalyze_ratio
         self.sampler = partial(
@@ -152,7 +166,7 @@ class MuZero(nn.Module):
         return {
             "slice_length": self.targets.length - 1,
             "latents": self.world_model.latent_codecs,
-            "extra_keys": self.policy.note_keys,
+            "extra_keys": [*self.policy.note_keys, *self._rules],
             "sampler": self.sampler,
             "transforms": transforms,
         }
@@ -186,6 +200,28 @@ class MuZero(nn.Module):
         mask = rows.get(keys.POLICY_MASK).squeeze(-1)
         return notes.set(keys.PRIORITY, errors).set(keys.MASK, mask)
 
+    @property
+    def _rules(self) -> list:
+        """Entries of a game that are stored beside what is observed."""
+        return [keys.TO_PLAY, keys.ACTION_MASK] if self.two_players else []
+
+    def _true_model(self, simulator, discount: float) -> EnvModel:
+        env = resolve_factory(simulator)()
+        observed = env.full_observation_spec.keys(True, True)
+        return EnvModel(
+            env,
+            Evaluation(self.world_model),
+            discount=discount,
+            turn_key=keys.TO_PLAY if self.two_players else None,
+            mask_key=keys.ACTION_MASK if keys.ACTION_MASK in observed else None,
+        )
+
+    @torch.no_grad()
+    def plan(self, records: TensorDictBase) -> TensorDictBase:
+        """A greedy search from observations ``[N]``, such as positions of games: writes ``action``."""
+        model, (hidden,) = self.world_model, self.world_model.latent_keys
+        return self.evaluation_policy.search(records.set(hidden, model.represent(records)))
+
     def _set_temperature(self) -> None:
         if self.temperature_decay:
             share = self._version() / self.temperature_decay
@@ -206,8 +242,8 @@ class MuZero(nn.Module):
     def _search_again(self, records: TensorDictBase) -> TensorDictBase:
         model, (hidden,) = self.world_model, self.world_model.latent_keys
         records = records.to(self.updates.device)
-        kept = records.select(keys.ACTION_MASK, keys.TO_PLAY, strict=False)
-        return self.search(kept.set(hidden, model.represent(records)))
+        rows = records.select(*self.search.in_keys, keys.ACTION_MASK, strict=False)
+        return self.search(rows.set(hidden, model.represent(records)))
 
     def _version(self) -> int:
         return int(self.updates)

@@ -1,6 +1,7 @@
 """The real side: environments of the usual suites, and what a world model reads from them."""
 
-from torchrl_wm.envs.custom import wrap
+from torchrl_wm.envs.board_games import ConnectFour, LineGame, TicTacToe
+from torchrl_wm.envs.custom import resolve_factory, wrap
 from torchrl_wm.envs.episodes import (
     NotReproducibleError,
     episode_state,
@@ -13,15 +14,19 @@ from torchrl_wm.envs.transforms import PreviousStep
 from torchrl_wm.envs.vectorize import action_repeat
 
 __all__ = [
+    "ConnectFour",
     "LearnedEnv",
+    "LineGame",
     "NotReproducibleError",
     "PreviousStep",
+    "TicTacToe",
     "action_repeat",
     "atari",
     "dm_control",
     "episode_state",
     "gymnasium",
     "model_specs",
+    "resolve_factory",
     "restore_episode_state",
     "wrap",
 ]

@@ -54,7 +54,7 @@ def wrap(
         torch.Size([2])
     """
     check_common_options(num_envs, vectorization, action_repeat, 1, None)
-    factory = _resolve(factory)
+    factory = resolve_factory(factory)
     options = {"factory": factory, "factory_kwargs": factory_kwargs, "seed": seed}
     options["action_repeat"] = action_repeat
     single = partial(_single, **options, categorical=categorical_actions)
@@ -67,7 +67,17 @@ def wrap(
     return assemble(single, num_envs, vectorization, action_repeat)
 
 
-def _resolve(factory: Callable[..., Any] | str) -> Callable[..., Any]:
+def resolve_factory(factory: Callable[..., Any] | str) -> Callable[..., Any]:
+    """The function itself, or the one that ``"package.module:function"`` names.
+
+    Raises:
+        ImportError: when the import path leads nowhere.
+        TypeError, ValueError: for anything else.
+
+    Examples:
+        >>> resolve_factory("torchrl_wm.envs:TicTacToe").__name__
+        'TicTacToe'
+    """
     if callable(factory):
         return factory
     if not isinstance(factory, str):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
+from torch import nn
 
 from torchrl_wm import keys
 from torchrl_wm.policies.filtering_policy import FilteringPolicy
@@ -17,7 +18,8 @@ class SearchingPolicy(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
 
     Writes the action, the search statistics, ``search_version`` and ``priority`` (infinite: not yet
-    trained on). During a warm-up with random actions it searches too, so the statistics are real.
+    trained on). During a warm-up with random actions it searches too, so the statistics are real, and
+    where there is an ``action_mask`` it draws among the allowed ones.
 
     Args:
         world_model (WorldModel): what filters.
@@ -41,6 +43,18 @@ class SearchingPolicy(FilteringPolicy):
         self.note_keys = [*notes, keys.SEARCH_VERSION, keys.PRIORITY]
         """The entries beside latents and actions, which a replay is to store."""
         self.out_keys += self.note_keys
+        self.in_keys += [key for key in search.in_keys if key not in self.in_keys]
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Filters, searches and acts, in place, on any batch ``[...]``."""
+        tensordict = super().forward(tensordict)
+        mask = tensordict.get(keys.ACTION_MASK, None)
+        if not self.random_actions or mask is None:
+            return tensordict
+        index = mask.flatten(0, -2).float().multinomial(1).reshape(mask.shape[:-1])
+        encoded = nn.functional.one_hot(index, mask.shape[-1]).float()
+        return self.world_model.action_encoding.decode(encoded, tensordict)
 
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
         tensordict = self.search(super()._filter(tensordict))

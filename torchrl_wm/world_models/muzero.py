@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
@@ -140,3 +141,25 @@ class MuZeroModel(WorldModel):
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> LatentTensors:
         return (self.advance(latents[0], action),)
+
+
+class Evaluation(TensorDictModuleBase):
+    """Representation and prediction in one: observations to values and policies, as AlphaZero's network.
+
+    Reads the observations ``[...]``, writes ``state_value [..., 1]`` and ``policy_logits [..., P]``.
+
+    Args:
+        model (MuZeroModel): whose networks these are.
+    """
+
+    def __init__(self, model: MuZeroModel):
+        super().__init__()
+        self.model = model
+        self.in_keys = list(model.encoder.in_keys)
+        self.out_keys = [model.value_key, model.logits_key]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Evaluates, in place."""
+        hidden = self.model.represent(tensordict)
+        tensordict.set(self.model.value_key, self.model.value_head(hidden).mean)
+        return tensordict.set(self.model.logits_key, self.model.policy_head.raw(hidden))
