@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "benchmarks"
-NAMES = ("acting", "dreamer_update", "replay", "training_loop")
+NAMES = ("acting", "dreamer_update", "planners", "replay", "search", "training_loop")
 
 
 def main() -> None:

@@ -82,14 +82,44 @@ class Dynamics(nn.Module):
 
 
 class Evaluation(NamedTuple):
-    """A :class:`Step` without its latents, with all defaults filled in."""
+    """A :class:`Step` without its latents, in one tensor, so that one copy brings it from a device.
 
-    reward: Tensor
-    value: Tensor
-    logits: Tensor
-    priors: Tensor
-    discount: Tensor
-    kind: Tensor
+    ``packed [R, 2 + A]`` holds reward, value and logits; where the dynamics say more than the constant
+    ``discount``, ``[R, 4 + A]``, discounts and kinds come last.
+    """
+
+    packed: Tensor
+    num_actions: int
+    constant: float
+
+    @property
+    def reward(self) -> Tensor:
+        """``[R]``."""
+        return self.packed[:, 0]
+
+    @property
+    def value(self) -> Tensor:
+        """``[R]``."""
+        return self.packed[:, 1]
+
+    @property
+    def logits(self) -> Tensor:
+        """``[R, A]``."""
+        return self.packed[:, 2 : 2 + self.num_actions]
+
+    @property
+    def discount(self) -> Tensor:
+        """``[R]``."""
+        if self.packed.shape[1] == 2 + self.num_actions:
+            return torch.full_like(self.reward, self.constant)
+        return self.packed[:, -2]
+
+    @property
+    def kind(self) -> Tensor:
+        """``[R]``."""
+        if self.packed.shape[1] == 2 + self.num_actions:
+            return torch.zeros_like(self.reward, dtype=torch.int8)
+        return self.packed[:, -1].to(torch.int8)
 
 
 class LatentStore:
@@ -102,15 +132,16 @@ class LatentStore:
 
     def __init__(self, first: Latents, capacity: int):
         self.buffers = tuple(x.new_empty(capacity, *x.shape[1:]) for x in first)
+        self.device = first[0].device
         self.used = 0
         self.append(first)
 
     def append(self, latents: Latents) -> None:
         """Adds rows ``[R, ...]``."""
-        end = self.used + len(latents[0])
+        rows = latents[0].shape[0]
         for buffer, value in zip(self.buffers, latents, strict=True):
-            buffer[self.used : end] = value
-        self.used = end
+            buffer.narrow(0, self.used, rows).copy_(value)
+        self.used += rows
 
 
 class Evaluator(nn.Module):
@@ -129,29 +160,28 @@ class Evaluator(nn.Module):
         super().__init__()
         self.dynamics, self.trace = dynamics, trace and dynamics.traceable
         self._recorded: list = []  # in a list, so that it is neither a submodule nor in a state dict
-        self._constants: dict = {}
+        self._num_actions, self._discount = dynamics.num_actions, dynamics.discount
 
     def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> Evaluation:
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
-        device = store.buffers[0].device
-        inputs = (index.to(device), action.to(device), *store.buffers)
-        out = self._call(*inputs)
-        count = len(store.buffers)
-        store.append(out[:count])
-        reward, value, logits, priors, *rest = out[count:]
-        if not rest:
-            rest = self._defaults(reward)
-        return Evaluation(reward, value, logits, priors, *rest)
+        if store.device.type != "cpu":
+            index, action = index.to(store.device), action.to(store.device)
+        *latents, packed = self._call(index, action, *store.buffers)
+        store.append(latents)
+        return Evaluation(packed, self._num_actions, self._discount)
 
     def forward(self, index: Tensor, action: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
         """On plain tensors, as a tracer takes it."""
         step = self.dynamics.step(tuple(x.index_select(0, index) for x in buffers), action)
-        found = [step.reward, step.value, step.logits, step.logits.softmax(-1)]
+        columns = [step.reward.unsqueeze(-1), step.value.unsqueeze(-1), step.logits]
         if step.discount is not None or step.kind is not None:
-            discount, kind = self._defaults(step.reward)
-            found.append(discount if step.discount is None else step.discount)
-            found.append(kind if step.kind is None else step.kind)
-        return (*step.latents, *(x.contiguous() for x in found))
+            discount, kind = step.discount, step.kind
+            if discount is None:
+                discount = torch.full_like(step.reward, self._discount)
+            if kind is None:
+                kind = torch.zeros_like(step.reward)
+            columns += [discount.unsqueeze(-1), kind.unsqueeze(-1).to(step.reward.dtype)]
+        return (*step.latents, torch.cat(columns, -1))
 
     def _call(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if not self.trace:
@@ -171,7 +201,7 @@ class Evaluator(nn.Module):
                 )
                 more = index.repeat(2), action.repeat(2), *buffers
                 torch.testing.assert_close(recording(*more), self.forward(*more))
-                return recording
+                return recording.forward  # the module's own call does more before it gets there
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[-1]
         logging.getLogger(__name__).warning(
@@ -187,15 +217,7 @@ class Evaluator(nn.Module):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_recorded": [], "_constants": {}}
-
-    def _defaults(self, reward: Tensor) -> tuple[Tensor, Tensor]:
-        key = (len(reward), reward.dtype, reward.device)
-        if key not in self._constants:
-            discount = torch.full_like(reward, self.dynamics.discount)
-            kind = torch.zeros(len(reward), dtype=torch.int8, device=reward.device)
-            self._constants[key] = discount, kind
-        return self._constants[key]
+        return {**self.__dict__, "_recorded": []}
 
 
 class _Forward(nn.Module):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import torch
 from tensordict import TensorDictBase
 
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
@@ -21,7 +22,7 @@ from torchrl_wm.planners.tree_search.exponential import (
     LOG2_E,
     LOWEST,
 )
-from torchrl_wm.planners.tree_search.tree import CHANCE, NO_CHILD, TERMINAL
+from torchrl_wm.planners.tree_search.tree import CHANCE, DECISION, NO_CHILD, TERMINAL
 
 # Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
 compiled = numba.njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -30,6 +31,7 @@ inlined = numba.njit(error_model="numpy", fastmath={"nnan", "nsz"}, inline="alwa
 
 ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
 MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
+LOWEST_LOGIT = np.float32(np.finfo(np.float32).min)
 C0, C1, C2, C3, C4, C5 = COEFFICIENTS
 EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
 
@@ -57,17 +59,6 @@ class TreeArrays(NamedTuple):
     q_max: np.ndarray
 
 
-class EvaluationArrays(NamedTuple):
-    """Views of what the model said of ``R`` leaves."""
-
-    reward: np.ndarray
-    value: np.ndarray
-    logits: np.ndarray
-    priors: np.ndarray
-    discount: np.ndarray
-    kind: np.ndarray
-
-
 class Progress(NamedTuple):
     """How far each row is, and which leaf below each action of its root is evaluated, ``[B, A]``."""
 
@@ -91,44 +82,70 @@ def tree_arrays(tree: TensorDictBase) -> TreeArrays:
     return TreeArrays(*(tree[name].numpy() for name in TreeArrays._fields))
 
 
-def evaluation_arrays(evaluation: Evaluation) -> EvaluationArrays:
-    """Views of an evaluation, copied only where it is on another device or of another precision."""
-    *floats, kind = (x.cpu() for x in evaluation)
-    return EvaluationArrays(*(x.float().numpy() for x in floats), kind.numpy())
+def evaluation_array(evaluation: Evaluation) -> np.ndarray:
+    """View of an evaluation, copied only where it is on another device or of another precision."""
+    packed = evaluation.packed
+    if packed.device.type != "cpu" or packed.dtype != torch.float32:
+        packed = packed.to("cpu", torch.float32)
+    return packed.numpy()
 
 
 # -- growing and backing up --------------------------------------------------------------------------
 
 
-@inlined
-def is_sound(found, i):
-    """Whether everything that the model said of leaf ``i`` is a number; minus infinity may be a logit."""
-    sound = np.isfinite(found.reward[i] + found.value[i] + found.discount[i])
-    for a in range(found.logits.shape[1]):
-        sound = sound and found.logits[i, a] < np.float32(np.inf)
+@careful
+def is_sound(found):
+    """Whether all of ``reward, value, logits, ...`` are numbers; minus infinity may be among them."""
+    sound = np.isfinite(found[0]) and np.isfinite(found[1])
+    for x in found:
+        sound = sound and x < np.float32(np.inf)
     return sound
 
 
 @inlined
-def expand(tree, row, node, parent, action, found, i):
-    """Makes leaf ``i`` of an evaluation the node of its row."""
+def exp(x):
+    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`."""
+    x = max(x, LOWEST_ARGUMENT)
+    n = np.floor(x * LOG2_E + HALF)
+    r = x - n * LN2_HIGH
+    r = r - n * LN2_LOW
+    series = C0 * r + C1
+    series = series * r + C2
+    series = series * r + C3
+    series = series * r + C4
+    series = series * r + C5
+    power = np.int32((np.int32(n) + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
+    return (series * r * r + r + ONE) * power
+
+
+@inlined
+def expand(tree, row, node, parent, action, found, constant):
+    """Makes what the model said (a row of a packed evaluation) the node of its row."""
+    num_actions = tree.logits.shape[2]
     tree.parents[row, node] = parent
     tree.action_from_parent[row, node] = action
-    tree.node_values[row, node] = found.value[i]
-    tree.raw_values[row, node] = found.value[i]
-    tree.rewards[row, node] = found.reward[i]
-    tree.discounts[row, node] = found.discount[i]
-    closed = True
-    for a in range(found.logits.shape[1]):
-        logit = found.logits[i, a]
-        tree.logits[row, node, a] = logit
-        if logit == MINUS_INFINITY:
-            tree.priors[row, node, a] = ZERO
-        else:
-            tree.priors[row, node, a] = max(found.priors[i, a], TINY)
-            closed = False
-    tree.kinds[row, node] = TERMINAL if closed else found.kind[i]
+    tree.node_values[row, node] = found[1]
+    tree.raw_values[row, node] = found[1]
+    tree.rewards[row, node] = found[0]
+    kind, discount = np.int8(DECISION), np.float32(constant)
+    if found.shape[0] > 2 + num_actions:
+        discount, kind = found[2 + num_actions], np.int8(found[3 + num_actions])
+    tree.discounts[row, node] = discount
+    largest_logit = MINUS_INFINITY
+    for a in range(num_actions):
+        tree.logits[row, node, a] = found[2 + a]
+        largest_logit = max(largest_logit, found[2 + a])
+    tree.kinds[row, node] = TERMINAL if largest_logit == MINUS_INFINITY else kind
     tree.children[row, parent, action] = node
+    total, lowest = 0.0, max(largest_logit, LOWEST_LOGIT)
+    for a in range(num_actions):
+        weight = exp(found[2 + a] - lowest) if found[2 + a] > MINUS_INFINITY else ZERO
+        tree.priors[row, node, a] = weight
+        total += np.float64(weight)
+    normaliser = max(np.float32(total), TINY)
+    for a in range(num_actions):
+        prior = max(tree.priors[row, node, a] / normaliser, TINY)
+        tree.priors[row, node, a] = prior if found[2 + a] > MINUS_INFINITY else ZERO
 
 
 @inlined
@@ -152,21 +169,6 @@ def back_up(tree, row, leaf, value):
         tree.q_max[row] = max(tree.q_max[row], q_value)
         node = parent
         parent = tree.parents[row, node]
-
-
-@careful
-def update(tree, parents, actions, found, new_node):
-    """One simulation of all rows; the row of a leaf that is not finite, or -1."""
-    for row in range(parents.shape[0]):
-        parent, action = parents[row], actions[row]
-        node = tree.children[row, parent, action]
-        if node == NO_CHILD:
-            if not is_sound(found, row):
-                return row
-            node = new_node
-            expand(tree, row, node, parent, action, found, row)
-        back_up(tree, row, node, tree.raw_values[row, node])
-    return -1
 
 
 # -- choosing an edge --------------------------------------------------------------------------------
@@ -235,10 +237,24 @@ def muzero_edge(tree, row, node, bounds, normalization, scores):
 
 
 @compiled
-def select_muzero(tree, parents, actions, index, bounds, normalization, max_depth, scores):
-    """The next leaf of every row; ``index`` is where its parent's latents are stored."""
-    rows = parents.shape[0]
+def grow_muzero(tree, leaves, found, constant, new_node, bounds, normalization, max_depth, scores):
+    """Adds an evaluation of all leaves as ``new_node``, then finds the next ones.
+
+    ``leaves [3, B]`` holds parents, actions and where the parents' latents are stored. Without an
+    evaluation (``new_node == 0``) it only finds them. Returns the row of a leaf that is not finite, or
+    -1.
+    """
+    rows = leaves.shape[1]
     for row in range(rows):
+        if new_node > 0:
+            parent, action = leaves[0, row], leaves[1, row]
+            node = tree.children[row, parent, action]
+            if node == NO_CHILD:
+                if not is_sound(found[row]):
+                    return row
+                node = new_node
+                expand(tree, row, node, parent, action, found[row], constant)
+            back_up(tree, row, node, tree.raw_values[row, node])
         node, depth = 0, 0
         while True:
             if tree.kinds[row, node] == CHANCE:
@@ -250,26 +266,11 @@ def select_muzero(tree, parents, actions, index, bounds, normalization, max_dept
             if stops(tree, row, child, depth, max_depth):
                 break
             node = child
-        parents[row], actions[row], index[row] = node, action, np.int64(node) * rows + row
+        leaves[0, row], leaves[1, row], leaves[2, row] = node, action, node * rows + row
+    return -1
 
 
 # -- Gumbel ------------------------------------------------------------------------------------------
-
-
-@inlined
-def exp(x):
-    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`."""
-    x = max(x, LOWEST_ARGUMENT)
-    n = np.floor(x * LOG2_E + HALF)
-    r = x - n * LN2_HIGH
-    r = r - n * LN2_LOW
-    series = C0 * r + C1
-    series = series * r + C2
-    series = series * r + C3
-    series = series * r + C4
-    series = series * r + C5
-    power = np.int32((np.int32(n) + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
-    return (series * r * r + r + ONE) * power
 
 
 @inlined
@@ -361,21 +362,18 @@ def descend_gumbel(tree, row, action, transform, max_depth, scores):
 
 
 @careful
-def keep(found, ready, start):
-    """Appends an evaluation; the leaf that is not finite, or -1."""
-    for i in range(found.reward.shape[0]):
-        if not is_sound(found, i):
+def first_unsound(found):
+    """The first leaf of an evaluation that is not finite, or -1."""
+    for i in range(found.shape[0]):
+        if not is_sound(found[i]):
             return i
-        slot = start + i
-        ready.reward[slot], ready.value[slot] = found.reward[i], found.value[i]
-        ready.discount[slot], ready.kind[slot] = found.discount[i], found.kind[i]
-        for a in range(found.logits.shape[1]):
-            ready.logits[slot, a], ready.priors[slot, a] = found.logits[i, a], found.priors[i, a]
     return -1
 
 
 @compiled
-def advance(tree, progress, ready, schedule, noise, transform, max_depth, requests, used, scratch):
+def advance(
+    tree, progress, ready, schedule, noise, transform, max_depth, constant, requests, used, scratch
+):
     """Visits all that is ready; then writes the requests and returns their number."""
     count, total = 0, schedule.shape[1]
     for row in range(schedule.shape[0]):
@@ -385,7 +383,16 @@ def advance(tree, progress, ready, schedule, noise, transform, max_depth, reques
             gumbel_root_scores(tree, row, considered, noise, transform, scratch[0])
             action = largest(scratch[0], tree.priors[row, 0])
             if not visit(
-                tree, row, action, simulation, progress, ready, transform, max_depth, scratch
+                tree,
+                row,
+                action,
+                simulation,
+                progress,
+                ready,
+                constant,
+                transform,
+                max_depth,
+                scratch,
             ):
                 break
             simulation += 1
@@ -401,7 +408,7 @@ def advance(tree, progress, ready, schedule, noise, transform, max_depth, reques
 
 
 @inlined
-def visit(tree, row, action, simulation, progress, ready, transform, max_depth, scratch):
+def visit(tree, row, action, simulation, progress, ready, constant, transform, max_depth, scratch):
     """One visit of an action of the root, if nothing has to be evaluated for it."""
     slot = progress.slots[row, action]
     if slot == NOTHING:
@@ -413,7 +420,7 @@ def visit(tree, row, action, simulation, progress, ready, transform, max_depth, 
     else:
         node = simulation + 1
         parent, edge = progress.parents[row, action], progress.edges[row, action]
-        expand(tree, row, node, parent, edge, ready, slot)
+        expand(tree, row, node, parent, edge, ready[slot], constant)
         progress.states[row, node] = slot
         progress.slots[row, action] = NOTHING
     back_up(tree, row, node, tree.raw_values[row, node])

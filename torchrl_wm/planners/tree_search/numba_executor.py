@@ -38,41 +38,45 @@ class StepwiseExecutor:
         self.arrays = kernels.tree_arrays(tree)
         self.bounds = rule.bounds(num_simulations, torch.float32).numpy()
         self.normalization = _normalization(rule)
-        self.parents, self.actions = np.empty((2, rows), np.int64)
-        self.index = np.empty(rows, np.int64)
-        self.leaves = Leaves(torch.from_numpy(self.index), torch.from_numpy(self.actions))
+        self.places = np.empty((3, rows), np.int64)
+        _, actions, index = torch.from_numpy(self.places)
+        self.leaves = Leaves(index, actions)
         self.scores = np.empty(num_actions, np.float32)
 
     @property
     def states(self) -> torch.Tensor:
         """``[B, N]`` int64: where the latents of each node are stored."""
-        rows = torch.arange(len(self.index))
+        rows = torch.arange(self.places.shape[1])
         return torch.arange(self.num_simulations + 1) * len(rows) + rows.unsqueeze(1)
 
     def select(self) -> Leaves | None:
         """The next leaf of every row."""
         if self.simulation == self.num_simulations:
             return None
-        kernels.select_muzero(
+        if not self.simulation:
+            self._grow(np.empty((0, 0), np.float32), 0.0)
+        return self.leaves
+
+    def update(self, evaluation: Evaluation) -> None:
+        """Adds the leaves to the trees, backs their values up, and finds the next leaves."""
+        self.simulation += 1
+        bad = self._grow(kernels.evaluation_array(evaluation), evaluation.constant)
+        if bad >= 0:
+            parent, action = self.places[:2, bad].tolist()
+            raise not_finite(bad, self.simulation, parent, action, self.simulation - 1)
+
+    def _grow(self, found: np.ndarray, constant: float) -> int:
+        return kernels.grow_muzero(
             self.arrays,
-            self.parents,
-            self.actions,
-            self.index,
+            self.places,
+            found,
+            constant,
+            self.simulation,
             self.bounds,
             self.normalization,
             self.max_depth,
             self.scores,
         )
-        return self.leaves
-
-    def update(self, evaluation: Evaluation) -> None:
-        """Adds the leaves to the trees and backs their values up."""
-        found = kernels.evaluation_arrays(evaluation)
-        self.simulation += 1
-        bad = kernels.update(self.arrays, self.parents, self.actions, found, self.simulation)
-        if bad >= 0:
-            where = int(self.parents[bad]), int(self.actions[bad])
-            raise not_finite(bad, self.simulation, *where, self.simulation - 1)
 
 
 def _normalization(rule: MuZeroRule) -> tuple[int, float, float, float]:

@@ -82,9 +82,7 @@ class ReferenceExecutor:
         """Adds the leaves to the trees and backs their values up."""
         tree, rows = self.tree, self.rows
         device, dtype = rows.device, tree["priors"].dtype
-        found = Evaluation(
-            *(x.to(device, dtype if x.is_floating_point() else None) for x in evaluation)
-        )
+        found = evaluation._replace(packed=evaluation.packed.to(device, dtype))
         existing = tree["children"][rows, self.parent, self.action].long()
         fresh = existing == NO_CHILD
         node = torch.where(fresh, self.simulation + 1, existing)

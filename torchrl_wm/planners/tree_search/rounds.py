@@ -29,7 +29,7 @@ class RoundsExecutor:
         self.capacity = rows * (num_simulations + 1 + most)
         self.arrays = kernels.tree_arrays(tree)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
-        self.ready = _evaluation_buffers(self.capacity, num_actions)
+        self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
         considered = rule.num_considered(node_statistics(tree)).numpy()
         self.schedule = rule.schedule(num_actions, num_simulations).numpy()[considered]
         self.noise = np.zeros((rows, num_actions), np.float32)
@@ -58,6 +58,7 @@ class RoundsExecutor:
             self.noise,
             self.transform,
             self.max_depth,
+            self.constant,
             self.requests,
             self.used,
             self.scores,
@@ -68,17 +69,14 @@ class RoundsExecutor:
 
     def update(self, evaluation: Evaluation) -> None:
         """Keeps what the model said until the rule asks for it."""
-        found = kernels.evaluation_arrays(evaluation)
-        bad = kernels.keep(found, self.ready, self.used)
+        found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
+        if not self.ready.size:
+            self.ready = np.empty((self.capacity, found.shape[1]), np.float32)
+        self.ready[self.used : self.used + self.asked] = found
+        bad = kernels.first_unsound(found)
         if bad >= 0:
             row, action = np.argwhere(self.progress.slots == self.used + bad)[0]
             parent, edge = self.progress.parents[row, action], self.progress.edges[row, action]
             simulation = int(self.progress.simulations[row])
             raise not_finite(int(row), simulation + 1, int(parent), int(edge), simulation)
         self.used += self.asked
-
-
-def _evaluation_buffers(capacity: int, num_actions: int) -> kernels.EvaluationArrays:
-    floats = [np.empty(capacity, np.float32) for _ in range(3)]
-    wide = [np.empty((capacity, num_actions), np.float32) for _ in range(2)]
-    return kernels.EvaluationArrays(*floats[:2], *wide, floats[2], np.empty(capacity, np.int8))

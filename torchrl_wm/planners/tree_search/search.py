@@ -26,6 +26,7 @@ EXECUTORS: dict[str, Callable[..., Executor]] = {
 """Every executor makes the same trees. ``numba`` keeps them on the CPU, whatever the model's device."""
 
 
+@torch.no_grad()
 def search(
     dynamics: Dynamics | Evaluator,
     root: Root,

@@ -8,6 +8,8 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl_wm.planners.tree_search.exponential import softmax
+
 NO_CHILD = -1
 DECISION, CHANCE, TERMINAL = 0, 1, 2
 """Kinds of nodes: the player chooses, nature chooses, nothing can be chosen."""
@@ -50,31 +52,28 @@ def make_tree(
         (torch.Size([2, 9, 3]), torch.int32)
     """
     nodes, edges = (rows, num_simulations + 1), (rows, num_simulations + 1, num_actions)
-
-    def full(shape, value, kind):
-        return torch.full(shape, value, dtype=kind, device=device)
-
+    links = torch.full((2, *nodes), NO_CHILD, dtype=torch.int32, device=device)
+    node_numbers = torch.zeros((4, *nodes), dtype=dtype, device=device)
+    edge_numbers = torch.zeros((3, *edges), dtype=dtype, device=device)
+    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device)
     return TensorDict(
         {
-            "parents": full(nodes, NO_CHILD, torch.int32),
-            "action_from_parent": full(nodes, NO_CHILD, torch.int32),
-            "node_visits": full(nodes, 0, torch.int32),
-            "node_values": full(nodes, 0, dtype),
-            "raw_values": full(nodes, 0, dtype),
-            "rewards": full(nodes, 0, dtype),
-            "discounts": full(nodes, 0, dtype),
-            "kinds": full(nodes, DECISION, torch.int8),
-            "children": full(edges, NO_CHILD, torch.int32),
-            "children_visits": full(edges, 0, torch.int32),
-            "q_values": full(edges, 0, dtype),
-            "logits": full(edges, 0, dtype),
-            "priors": full(edges, 0, dtype),
-            "q_min": full((rows,), torch.inf, dtype),
-            "q_max": full((rows,), -torch.inf, dtype),
+            **_named(("parents", "action_from_parent"), links),
+            **_named(("node_values", "raw_values", "rewards", "discounts"), node_numbers),
+            "node_visits": torch.zeros(nodes, dtype=torch.int32, device=device),
+            "kinds": torch.full(nodes, DECISION, dtype=torch.int8, device=device),
+            "children": torch.full(edges, NO_CHILD, dtype=torch.int32, device=device),
+            "children_visits": torch.zeros(edges, dtype=torch.int32, device=device),
+            **_named(("q_values", "logits", "priors"), edge_numbers),
+            **_named(("q_min", "q_max"), bounds.repeat(1, rows)),
         },
         [rows],
         device=device,
     )
+
+
+def _named(names: tuple[str, ...], stacked: Tensor) -> dict[str, Tensor]:
+    return dict(zip(names, stacked.unbind(0), strict=True))
 
 
 class NodeStatistics(NamedTuple):
@@ -125,6 +124,5 @@ def masked_priors(logits: Tensor) -> Tensor:
         >>> masked_priors(torch.tensor([0.0, 0.0, -torch.inf]))
         tensor([0.5000, 0.5000, 0.0000])
     """
-    allowed = logits > -torch.inf
-    probabilities = logits.softmax(-1).clamp_min(torch.finfo(logits.dtype).tiny)
-    return torch.where(allowed, probabilities, 0.0)
+    probabilities = softmax(logits).clamp_min(torch.finfo(logits.dtype).tiny)
+    return torch.where(logits > -torch.inf, probabilities, 0.0)

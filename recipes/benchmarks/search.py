@@ -1,0 +1,142 @@
+"""Searches per second beside mctx, for both rules: ``python recipes/benchmark.py search``.
+
+Needs ``pip install jax mctx``. The model is the same small network with the same weights on both sides,
+50 simulations, no noise. Candidates take turns; medians are printed, with the share of our time that is
+spent outside the model. ``--clock cpu`` counts processor time, for a machine that does other work too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+
+import mctx_search
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Categorical
+
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners import GumbelRule, MuZeroRule, search
+from torchrl_wm.planners.tree_search import Dynamics, Evaluator, Root, Step
+
+POINTS = ((16, 4), (16, 18), (256, 4), (256, 18))
+SIMULATIONS, UNITS, DISCOUNT = 50, 64, 0.997
+RULES = {"muzero": MuZeroRule(dirichlet_fraction=0.0), "gumbel": GumbelRule()}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class SmallDynamics(Dynamics):
+    """A latent of 64 numbers; dynamics, reward, policy and value with one hidden layer of 64 each."""
+
+    in_keys = ["latent"]
+    traceable = True
+
+    def __init__(self, num_actions: int):
+        super().__init__(ActionEncoding(Categorical(num_actions)), num_actions, DISCOUNT)
+        self.dynamics = _perceptron(UNITS + num_actions, UNITS)
+        self.reward = _perceptron(UNITS, 1)
+        self.policy_and_value = _perceptron(UNITS, num_actions + 1)
+        self.register_buffer("codes", torch.eye(num_actions))
+
+    def root(self, tensordict: TensorDictBase, allowed=None, generator=None) -> Root:
+        """Roots with values and policies of their own latents."""
+        latent = tensordict["latent"]
+        heads = self.policy_and_value(latent)
+        return Root((latent,), heads[..., -1], heads[..., :-1])
+
+    def step(self, latents: tuple[Tensor, ...], action: Tensor) -> Step:
+        """Latent and action to the next latent, reward, value and logits."""
+        joined = torch.cat([latents[0], self.codes.index_select(0, action)], -1)
+        latent = self.dynamics(joined).tanh()
+        heads = self.policy_and_value(latent)
+        return Step((latent,), self.reward(latent)[..., 0], heads[..., -1], heads[..., :-1])
+
+
+class TimedEvaluator(Evaluator):
+    """Counts the seconds spent in the model."""
+
+    seconds, clock = 0.0, time.perf_counter
+
+    def _call(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        began = self.clock()
+        out = super()._call(*inputs)
+        self.seconds += self.clock() - began
+        return out
+
+
+def main() -> None:
+    """Prints searches per second at every point, and the ratios."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    clock = CLOCKS[options.clock]
+    print(f"{platform.processor() or platform.machine()}, torch with {options.threads} threads")
+    print(
+        f"{SIMULATIONS} simulations, model of {UNITS} units, {options.clock} time, searches per second"
+    )
+    for name, rule in RULES.items():
+        ratios = []
+        for rows, actions in POINTS:
+            torch.manual_seed(0)
+            model = SmallDynamics(actions).eval()
+            root = model.root({"latent": torch.randn(rows, UNITS)})
+            noise = rule.draw_noise(root.logits > -torch.inf) if name == "gumbel" else None
+            evaluator = TimedEvaluator(model)
+            evaluator.clock = clock
+            candidates = {
+                "ours": _ours(evaluator, root, rule, noise),
+                "mctx": mctx_search.make_search(model, root, name, SIMULATIONS, DISCOUNT),
+            }
+            rates, share = _measure(candidates, rows, evaluator, options.rounds, clock)
+            ratios.append(rates["ours"] / rates["mctx"])
+            print(
+                f"{name} {rows:>3} x {actions:<2}: ours {rates['ours']:8,.0f}, mctx {rates['mctx']:8,.0f}, "
+                f"{ratios[-1]:5.2f} times as fast; outside the model {share:.0%} of the time",
+                flush=True,
+            )
+        print(f"{name}: {np.mean(ratios):.2f} times as fast in the mean", flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; mctx takes all cores")
+    parser.add_argument("--rounds", type=int, default=15, help="searches of each candidate")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    return parser.parse_args()
+
+
+def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, UNITS), nn.ReLU(), nn.Linear(UNITS, outputs))
+
+
+def _ours(evaluator: Evaluator, root: Root, rule, noise: Tensor | None) -> Callable[[], object]:
+    return lambda: search(evaluator, root, rule, num_simulations=SIMULATIONS, noise=noise)
+
+
+def _measure(
+    candidates: dict[str, Callable[[], object]],
+    rows: int,
+    evaluator: TimedEvaluator,
+    rounds: int,
+    clock: Callable[[], float],
+) -> tuple[dict[str, float], float]:
+    """Searches per second of each candidate, and the share of ours that is not the model's."""
+    times, outside = {name: [] for name in candidates}, []
+    for candidate in candidates.values():
+        for _ in range(3):
+            candidate()
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            evaluator.seconds, began = 0.0, clock()
+            candidate()
+            times[name].append(clock() - began)
+            if name == "ours":
+                outside.append(1 - evaluator.seconds / times[name][-1])
+    return {name: rows / np.median(found) for name, found in times.items()}, np.median(outside)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""Tree search: executors agree, options work, bad input is named."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tabular import ChanceDynamics, TabularDynamics
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torchrl.data import Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
+from torchrl.envs import set_exploration_type
+from torchrl.envs.custom import TicTacToeEnv
+from torchrl.envs.utils import ExplorationType
+
+from torchrl_wm.planners import (
+    EnvModel,
+    FixedBounds,
+    GumbelRule,
+    MuZeroRule,
+    ParentAndSiblings,
+    SearchPolicy,
+    TreeWide,
+    draw_tree,
+    search,
+    to_torchrl_tree,
+    tree_to_dot,
+)
+from torchrl_wm.planners.tree_search import EXECUTORS, Root
+from torchrl_wm.planners.tree_search.exponential import exp
+from torchrl_wm.world_models import make_muzero
+
+executors = pytest.mark.parametrize("executor", list(EXECUTORS))
+OBSERVATION = Composite(observation=Unbounded(4))
+
+
+def tables(generator, states, actions):
+    def draw(*shape):  # eighths: equal values, and ties, occur
+        return torch.randint(-16, 17, shape, generator=generator) / 8
+
+    choice = torch.randint(4, (states, actions), generator=generator)
+    return {
+        "next_state": torch.randint(states, (states, actions), generator=generator),
+        "reward": draw(states, actions),
+        "discount": torch.tensor([0.997, -0.997, 1.0, 0.0])[choice],
+        "prior_logits": 2 * draw(states, actions),
+        "value": draw(states),
+    }
+
+
+@st.composite
+def searches(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**30)))
+    actions, states = draw(st.integers(1, 9)), 40
+    data, rows = tables(generator, states, actions), draw(st.integers(1, 5))
+    allowed = torch.rand(rows, actions, generator=generator) < 0.7
+    allowed[torch.arange(rows), torch.randint(actions, (rows,), generator=generator)] = True
+    below = torch.rand(states, actions, generator=generator) < draw(
+        st.sampled_from([0.3, 0.8, 1.1])
+    )
+    if draw(st.booleans()):
+        where = draw(st.sampled_from([ParentAndSiblings(), TreeWide(0.01), FixedBounds(-3.0, 3.0)]))
+        rule = MuZeroRule(
+            normalization=where, dirichlet_fraction=draw(st.sampled_from([0.0, 0.25]))
+        )
+    else:
+        rule = GumbelRule(
+            max_considered_actions=draw(st.integers(1, 12)),
+            rescale_values=draw(st.booleans()),
+            use_mixed_value=draw(st.booleans()),
+        )
+    model = TabularDynamics(data, below)
+    root = model.roots(torch.randint(states, (rows,), generator=generator), allowed)
+    options = {
+        "num_simulations": draw(st.integers(1, 20)),
+        "max_depth": draw(st.sampled_from([None, 1, 2, 5])),
+        "noise": rule.draw_noise(allowed, generator),
+    }
+    return model, root, rule, options
+
+
+@settings(max_examples=25, deadline=None)
+@given(searches())
+def test_executors_make_equal_trees(case):
+    model, root, rule, options = case
+    trees = [search(model, root, rule, executor=name, **options) for name in EXECUTORS]
+    for name in trees[0].keys():
+        assert torch.equal(trees[0][name], trees[1][name]), name
+    visits = trees[0]["children_visits"]
+    assert (visits[:, 0].sum(-1) == options["num_simulations"]).all()
+    assert (visits[trees[0]["logits"] == -torch.inf] == 0).all()
+
+
+@executors
+def test_double_precision_agrees(executor):
+    generator = torch.Generator().manual_seed(0)
+    data = tables(generator, 40, 5)
+    data["value"] += torch.randn(40, generator=generator)
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in data.items()}
+    options = {"num_simulations": 25, "executor": "reference"}
+    rule, state = MuZeroRule(dirichlet_fraction=0.0), torch.arange(6)
+    model = TabularDynamics(wide)
+    exact = search(model, model.roots(state), rule, **options)
+    model = TabularDynamics(data)
+    tree = search(model, model.roots(state), rule, num_simulations=25, executor=executor)
+    assert exact["node_values"].dtype == torch.float64
+    assert torch.equal(exact["children"], tree["children"])
+    torch.testing.assert_close(exact["node_values"].float(), tree["node_values"])
+
+
+def test_the_exponential():
+    x = torch.linspace(-87, 0, 1001)
+    torch.testing.assert_close(exp(x), x.double().exp().float(), rtol=2e-7, atol=0.0)
+
+
+# -- The policy ---------------------------------------------------------------------------------
+
+
+@executors
+@pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])
+@pytest.mark.parametrize(
+    "spec, samples",
+    [(OneHot(3), None), (Categorical(3), None), (Bounded(-1, 1, (2,)), 6), (Categorical(5), 4)],
+)
+def test_policy_writes_what_it_promises(executor, rule, spec, samples):
+    torch.manual_seed(0)
+    model = make_muzero(OBSERVATION, Composite(action=spec))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    names = {"search_policy_key": ("search", "policy"), "root_value_key": "value"}
+    policy = SearchPolicy(
+        model,
+        rule=rule,
+        num_simulations=9,
+        num_sampled_actions=samples,
+        executor=executor,
+        generator=torch.Generator().manual_seed(1),
+        **names,
+    )
+    td = model.initial([2, 3])
+    td["hidden"] = torch.rand(2, 3, 64)
+    out = policy(td)
+    assert set(policy.out_keys) <= set(out.keys(True, True)) and spec.expand(
+        2, 3, *spec.shape
+    ).is_in(out["action"])
+    torch.testing.assert_close(out["search", "policy"].sum(-1), torch.ones(2, 3))
+    assert (out["visit_counts"].sum(-1) == 9).all() and out["value"].shape == (2, 3, 1)
+    if samples:
+        flat, drawn = model.action_encoding(out), out["sampled_actions"]
+        assert (drawn == flat.unsqueeze(-2)).all(-1).any(-1).all(), (
+            "the action is one of the samples"
+        )
+
+
+def test_samples_that_coincide_are_merged():
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(2)))
+    policy = SearchPolicy(model, num_simulations=12, num_sampled_actions=8, greedy=True)
+    out = policy(model.initial([4]))
+    assert ((out["visit_counts"] > 0).sum(-1) <= 2).all()
+
+
+def test_exploration_type_silences_the_noise():
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(4)))
+    policy, td = SearchPolicy(model, num_simulations=6), model.initial([20])
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        outs = [policy(td.clone())["action"] for _ in range(2)]
+    assert torch.equal(*outs) and len(policy(td.clone())["action"].unique(dim=0)) > 1
+
+
+def test_policy_can_be_copied_and_stores_nothing_twice():
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(2)))
+    policy, td = SearchPolicy(model, num_simulations=3, greedy=True), model.initial([2])
+    names, expected = set(policy.state_dict()), policy(td.clone())["visit_counts"]
+    assert set(policy.state_dict()) == names
+    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert torch.equal(twin(td.clone())["visit_counts"], expected)
+
+
+# -- True dynamics ------------------------------------------------------------------------------
+
+
+def judge():
+    def even(board):
+        return torch.zeros(*board.shape[:-2], 1), torch.zeros(*board.shape[:-2], 9)
+
+    return TensorDictModule(even, ["board"], ["state_value", "policy_logits"])
+
+
+@executors
+def test_tictactoe_wins_and_defends(executor):
+    model = EnvModel(TicTacToeEnv(), judge(), turn_key="turn", mask_key="mask")
+    policy = SearchPolicy(model, num_simulations=80, greedy=True, executor=executor)
+    td = model.env.reset(TensorDict(batch_size=[2]))
+    boards = [[[1, 1, -1], [0, 0, -1], [-1, -1, -1]], [[1, -1, -1], [0, 0, -1], [-1, -1, -1]]]
+    td["board"] = torch.tensor(boards, dtype=torch.int32)
+    td["mask"] = td["board"].flatten(1) == -1
+    out = policy(td)
+    assert out["action"].tolist() == [2, 5] and out["root_value"][0] > 0.5
+    assert (out["visit_counts"][~td["mask"]] == 0).all()
+
+
+def test_a_finished_game_in_a_batch_costs_nothing():
+    model = EnvModel(TicTacToeEnv(), judge(), turn_key="turn", mask_key="mask")
+    td = model.env.reset(TensorDict(batch_size=[2]))
+    td["done"], td["mask"] = torch.tensor([[True], [False]]), torch.ones(2, 9, dtype=torch.bool)
+    td["mask"][0] = False
+    out = SearchPolicy(model, num_simulations=5)(td)
+    assert out["visit_counts"].sum(-1).tolist() == [0, 5]
+
+
+# -- Looking at trees ---------------------------------------------------------------------------
+
+
+def test_trees_are_drawn_and_exported(tmp_path):
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(3)))
+    trees = SearchPolicy(model, num_simulations=12).trees(model.initial([2]))
+    text = tree_to_dot(trees, 1, action_names=["left", "stay", "right"])
+    assert text.count("->") == 12 and "stay" in text
+    vertices = to_torchrl_tree(trees, 1)
+    assert vertices.num_vertices() == 13 and len(vertices.edges()) == 12
+    assert float(vertices.count) == 13 and vertices.node_data["hidden"].shape == (64,)
+    assert draw_tree(trees, tmp_path / "tree.dot").read_text().startswith("digraph")
+    with pytest.raises(ValueError, match="suffix"):
+        draw_tree(trees, tmp_path / "tree.jpg")
+    with pytest.raises(IndexError, match="row=2"):
+        tree_to_dot(trees, 2)
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
+def test_trees_are_drawn_as_pictures(tmp_path):
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(3)))
+    trees = SearchPolicy(model, num_simulations=4).trees(model.initial([1]))
+    assert draw_tree(trees, tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- Bad input ----------------------------------------------------------------------------------
+
+
+def small(**broken):
+    data = tables(torch.Generator().manual_seed(0), 12, 3)
+    for name, (index, value) in broken.items():
+        data[name][index] = value
+    return TabularDynamics(data)
+
+
+@executors
+@pytest.mark.parametrize("rule", [MuZeroRule(dirichlet_fraction=0.0), GumbelRule()])
+@pytest.mark.parametrize("entry", ["value", "reward", "prior_logits", "discount"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_named_with_their_node(executor, rule, entry, bad):
+    data = small().tables
+    data[entry] = data[entry].clone()
+    data[entry][:] = bad
+    model = TabularDynamics(data)
+    root = Root((torch.arange(2),), torch.zeros(2), torch.zeros(2, 3))
+    with pytest.raises(FloatingPointError, match=r"node 1 of row 0, action \d of node 0"):
+        search(model, root, rule, num_simulations=4, executor=executor)
+
+
+def test_bad_roots_and_options_are_named():
+    model, rule = small(), MuZeroRule()
+    allowed = torch.tensor([[True] * 3, [False] * 3])
+    with pytest.raises(ValueError, match=r"No action is allowed in the rows \[1\]"):
+        search(model, model.roots(torch.arange(2), allowed), rule, num_simulations=2)
+    root = model.roots(torch.arange(2))
+    with pytest.raises(FloatingPointError, match=r"node 0, of rows \[0, 1\]"):
+        search(model, root._replace(value=root.value * torch.nan), rule, num_simulations=2)
+    with pytest.raises(ValueError, match="num_simulations=0"):
+        search(model, root, rule, num_simulations=0)
+    with pytest.raises(ValueError, match="max_depth=0"):
+        search(model, root, rule, num_simulations=1, max_depth=0)
+    with pytest.raises(ValueError, match="numba"):
+        search(model, root, rule, num_simulations=1, executor="cuda")
+    for wrong in (
+        {"dirichlet_fraction": 2.0},
+        {"dirichlet_alpha": 0.0},
+        {"temperature": -1.0},
+        {"c_base": 0.0},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            MuZeroRule(**wrong)
+    with pytest.raises(ValueError, match="max_considered_actions"):
+        GumbelRule(max_considered_actions=0)
+
+
+@pytest.mark.parametrize(
+    "spec", [Bounded(-1, 1, (2,)), MultiOneHot([2, 3]), Composite(a=OneHot(2), b=OneHot(2))]
+)
+def test_actions_that_cannot_be_enumerated_are_refused(spec):
+    spec = spec if isinstance(spec, Composite) else Composite(action=spec)
+    with pytest.raises(TypeError, match="num_sampled_actions"):
+        SearchPolicy(make_muzero(OBSERVATION, spec))
+
+
+def test_missing_entries_are_named():
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(2)))
+    with pytest.raises(KeyError, match="hidden"):
+        SearchPolicy(model)(TensorDict(batch_size=[2]))
+    with pytest.raises(TypeError, match="latent_keys"):
+        SearchPolicy(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="num_simulations=0"):
+        SearchPolicy(model, num_simulations=0)
+    with pytest.raises(ValueError, match="num_sampled_actions=0"):
+        SearchPolicy(model, num_sampled_actions=0)
+    wordless = EnvModel(
+        TicTacToeEnv(), TensorDictModule(lambda b: b, ["board"], ["x"]), turn_key="turn"
+    )
+    with pytest.raises(KeyError, match="state_value"):
+        SearchPolicy(wordless)(wordless.env.reset(TensorDict(batch_size=[1])))
+    with pytest.raises(ValueError, match="turn_key"):
+        EnvModel(TicTacToeEnv(), judge())
+
+
+def test_chance_outcomes_are_visited_by_their_probability():
+    generator = torch.Generator().manual_seed(0)
+    data = tables(generator, 10, 3)
+    data |= {
+        "afterstate": torch.randint(8, (10, 2), generator=generator),
+        "afterstate_value": torch.zeros(8),
+        "chance_logits": torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(8, 3),
+        "prior_logits": torch.zeros(10, 2),
+    }
+    data["next_state"] = torch.randint(10, (8, 3), generator=generator)
+    model = ChanceDynamics(data)
+    root = model.roots(torch.arange(1), torch.ones(1, 2, dtype=torch.bool))
+    rule = MuZeroRule(dirichlet_fraction=0.0)
+    trees = [search(model, root, rule, num_simulations=100, executor=name) for name in EXECUTORS]
+    assert torch.equal(trees[0]["children"], trees[1]["children"])
+    child = int(trees[0]["children"][0, 0, :2].amax())
+    quota = trees[0]["children_visits"][0, child, 2:].float()
+    expected = torch.tensor([0.5, 0.3, 0.2])
+    torch.testing.assert_close(quota / quota.sum(), expected, atol=0.08, rtol=0.0)
