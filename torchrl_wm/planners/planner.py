@@ -63,7 +63,7 @@ class Planner(TensorDictModuleBase):
             :meth:`make_tensordict_primer` to the environment. Defaults to ``False``.
         scale_by_bounds (bool, optional): draw bounded numbers over their range; otherwise with mean 0
             and deviation ``init_std``, clipped. Defaults to ``True``.
-        particles, sample_latents (optional): see
+        particles, sample_latents, trace (optional): see
             :class:`~torchrl_wm.planners.ModelSimulator`.
         plan_key (NestedKey, optional): normalised plan ``[..., H, A]``. Defaults to ``"plan"``.
         is_init_key (NestedKey, optional): where True, there is no plan yet. Defaults to ``"is_init"``.
@@ -99,6 +99,7 @@ class Planner(TensorDictModuleBase):
         scale_by_bounds: bool = True,
         particles: int | None = None,
         sample_latents: bool = True,
+        trace: bool = True,
         advantage_module: Callable | None = None,
         plan_key: NestedKey = keys.PLAN,
         is_init_key: NestedKey = keys.IS_INIT,
@@ -113,6 +114,7 @@ class Planner(TensorDictModuleBase):
             advantage_module=advantage_module,
             particles=particles,
             sample_latents=sample_latents,
+            trace=trace,
         )
         self.planning_horizon, self.optim_steps = planning_horizon, optim_steps
         self.num_candidates, self.top_k = num_candidates, top_k

@@ -14,9 +14,12 @@ from torchrl.envs.utils import step_mdp
 from torchrl_wm import keys
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners.recording import Recording
 from torchrl_wm.world_models import WorldModel
 
 REWARD_KEY = ("next", keys.REWARD)
+
+_BLOCK = 1024  # rows that a head reads at once: more would leave the cache between its layers
 
 
 class ModelSimulator(nn.Module):
@@ -35,6 +38,7 @@ class ModelSimulator(nn.Module):
             dynamics each follows one member. Defaults to one for each member.
         sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
             followed. Defaults to ``True``.
+        trace (bool, optional): record the operations, see :class:`Recording`. Defaults to ``True``.
 
     Raises:
         ValueError: for a model without a reward head, or less than one particle.
@@ -48,6 +52,7 @@ class ModelSimulator(nn.Module):
         terminal_value: Callable[[Tensor], Tensor] | None = None,
         particles: int | None = None,
         sample_latents: bool = True,
+        trace: bool = True,
     ):
         super().__init__()
         if model.reward_head is None:
@@ -61,6 +66,7 @@ class ModelSimulator(nn.Module):
         self.particles, self.sample_latents = particles, sample_latents
         self.in_keys = list(model.latent_keys)
         self.encoding = model.action_encoding
+        self.imagined = Recording(self._imagine) if trace else self._imagine
 
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
         """The latents ``[n, size]`` in a TensorDict ``[n]``."""
@@ -70,18 +76,24 @@ class ModelSimulator(nn.Module):
         self, start: tuple[Tensor, ...], actions: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Returns ``[n, K]`` of flat action sequences ``[n, K, H, A]`` from ``n`` start states."""
-        n, candidates, horizon, _ = actions.shape
+        n, candidates = actions.shape[:2]
         actions = actions.flatten(0, 1).transpose(0, 1)
         if self.particles > 1:
             actions = actions.repeat_interleave(self.particles, 1)
         latents = _repeat(start, candidates * self.particles)
-        states = self.model.unroll(latents, actions, self._noise(actions, generator))
-        features = torch.cat(states, -1)
-        reward = self.model.reward_head(features).mean.squeeze(-1)
-        total = _weighted_sum(reward, self._weights(features, horizon))
+        total, last, tail = self.imagined(actions, self._noise(actions, generator), *latents)
         if self.terminal_value is not None:
-            total = total + self._tail(features) * self.terminal_value(features[-1]).squeeze(-1)
+            total = total + tail * self.terminal_value(last).squeeze(-1)
         return total.view(n, candidates, self.particles).mean(-1)
+
+    def _imagine(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        """Weighed sum of the rewards ``[N]``, last features ``[N, F]``, what their value counts ``[N]``."""
+        features = torch.cat(self.model.unroll(latents, actions, noise), -1)
+        blocks = features.flatten(0, 1).split(_BLOCK)
+        reward = torch.cat([self.model.reward_head(block).mean for block in blocks])
+        reward = reward.view(features.shape[:2])
+        total = _weighted_sum(reward, self._weights(features, len(actions)))
+        return total, features[-1], self._tail(features)
 
     def propose(
         self,
@@ -122,11 +134,11 @@ class ModelSimulator(nn.Module):
             weights = alive if weights is None else alive * weights.unsqueeze(-1)
         return weights
 
-    def _tail(self, features: Tensor) -> Tensor | float:
-        """What the value of the last state counts."""
+    def _tail(self, features: Tensor) -> Tensor:
+        """What the value of the last state counts, ``[N]``."""
         factor = self.discount ** len(features)
         if self.model.continuation_head is None:
-            return factor
+            return features.new_full(features.shape[1:2], factor)
         return factor * self.model.continuation_head(features).mean.squeeze(-1).prod(0)
 
 
@@ -252,7 +264,7 @@ def make_simulator(
     Keyword Args:
         discount, terminal_value (optional): see the two simulators.
         reward_key, advantage_module (optional): see :class:`EnvSimulator`.
-        **model_options: ``particles`` and ``sample_latents`` of :class:`ModelSimulator`.
+        **model_options: ``particles``, ``sample_latents`` and ``trace`` of :class:`ModelSimulator`.
 
     Raises:
         TypeError: for something that is neither.
@@ -276,7 +288,7 @@ def make_simulator(
         raise TypeError(
             f"Planning needs a TorchRL environment or a world model, not {type(env).__name__}."
         )
-    if model_options != {"particles": None, "sample_latents": True}:
+    if model_options.get("particles") is not None or not model_options.get("sample_latents", True):
         raise ValueError("particles and sample_latents are options of planning in a world model.")
     return EnvSimulator(
         env,
