@@ -22,7 +22,7 @@ from torchrl_wm.planners.tree_search.exponential import (
     LOG2_E,
     LOWEST,
 )
-from torchrl_wm.planners.tree_search.tree import CHANCE, DECISION, NO_CHILD, TERMINAL
+from torchrl_wm.planners.tree_search.tree import CHANCE, DECISION, NO_CHILD, TERMINAL, memory
 
 # Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
 compiled = numba.njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
@@ -36,27 +36,26 @@ C0, C1, C2, C3, C4, C5 = COEFFICIENTS
 EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
 
 NOTHING = -1
+PARENT, ACTION, VISITS, KIND, CHILD = range(5)
+NODE_VALUE, RAW_VALUE, REWARD, DISCOUNT, Q_VALUE = range(5)
+LOW, HIGH = range(2)
 PARENT_AND_SIBLINGS, TREE_WIDE, FIXED_BOUNDS = 0, 1, 2
 
 
 class TreeArrays(NamedTuple):
-    """Views of the entries of a tree, in the same shapes."""
+    """The memory of a tree, see :func:`~torchrl_wm.planners.tree_search.tree.memory`.
 
-    parents: np.ndarray
-    action_from_parent: np.ndarray
-    node_visits: np.ndarray
-    node_values: np.ndarray
-    raw_values: np.ndarray
-    rewards: np.ndarray
-    discounts: np.ndarray
-    kinds: np.ndarray
-    children: np.ndarray
-    children_visits: np.ndarray
-    q_values: np.ndarray
-    logits: np.ndarray
-    priors: np.ndarray
-    q_min: np.ndarray
-    q_max: np.ndarray
+    ``links`` and ``numbers`` hold four fields of each node, then the fields of its edges; the offsets of
+    those that do not come first follow.
+    """
+
+    links: np.ndarray
+    numbers: np.ndarray
+    bounds: np.ndarray
+    num_actions: int
+    edge_visits: int
+    prior: int
+    logit: int
 
 
 class Progress(NamedTuple):
@@ -79,7 +78,9 @@ class Progress(NamedTuple):
 
 def tree_arrays(tree: TensorDictBase) -> TreeArrays:
     """Views of a tree on the CPU."""
-    return TreeArrays(*(tree[name].numpy() for name in TreeArrays._fields))
+    edges, count = 4, tree["priors"].shape[-1]
+    arrays = (x.numpy() for x in memory(tree))
+    return TreeArrays(*arrays, count, edges + count, edges + count, edges + 2 * count)
 
 
 def evaluation_array(evaluation: Evaluation) -> np.ndarray:
@@ -121,65 +122,65 @@ def exp(x):
 @inlined
 def expand(tree, row, node, parent, action, found, constant):
     """Makes what the model said (a row of a packed evaluation) the node of its row."""
-    num_actions = tree.logits.shape[2]
-    tree.parents[row, node] = parent
-    tree.action_from_parent[row, node] = action
-    tree.node_values[row, node] = found[1]
-    tree.raw_values[row, node] = found[1]
-    tree.rewards[row, node] = found[0]
-    kind, discount = np.int8(DECISION), np.float32(constant)
+    num_actions = tree.num_actions
+    tree.links[row, node, PARENT] = parent
+    tree.links[row, node, ACTION] = action
+    tree.numbers[row, node, NODE_VALUE] = found[1]
+    tree.numbers[row, node, RAW_VALUE] = found[1]
+    tree.numbers[row, node, REWARD] = found[0]
+    kind, discount = np.int32(DECISION), np.float32(constant)
     if found.shape[0] > 2 + num_actions:
-        discount, kind = found[2 + num_actions], np.int8(found[3 + num_actions])
-    tree.discounts[row, node] = discount
+        discount, kind = found[2 + num_actions], np.int32(found[3 + num_actions])
+    tree.numbers[row, node, DISCOUNT] = discount
     largest_logit = MINUS_INFINITY
     for a in range(num_actions):
-        tree.logits[row, node, a] = found[2 + a]
+        tree.numbers[row, node, tree.logit + a] = found[2 + a]
         largest_logit = max(largest_logit, found[2 + a])
-    tree.kinds[row, node] = TERMINAL if largest_logit == MINUS_INFINITY else kind
-    tree.children[row, parent, action] = node
+    tree.links[row, node, KIND] = TERMINAL if largest_logit == MINUS_INFINITY else kind
+    tree.links[row, parent, CHILD + action] = node
     total, lowest = 0.0, max(largest_logit, LOWEST_LOGIT)
     for a in range(num_actions):
         weight = exp(found[2 + a] - lowest) if found[2 + a] > MINUS_INFINITY else ZERO
-        tree.priors[row, node, a] = weight
+        tree.numbers[row, node, tree.prior + a] = weight
         total += np.float64(weight)
     normaliser = max(np.float32(total), TINY)
     for a in range(num_actions):
-        prior = max(tree.priors[row, node, a] / normaliser, TINY)
-        tree.priors[row, node, a] = prior if found[2 + a] > MINUS_INFINITY else ZERO
+        prior = max(tree.numbers[row, node, tree.prior + a] / normaliser, TINY)
+        tree.numbers[row, node, tree.prior + a] = prior if found[2 + a] > MINUS_INFINITY else ZERO
 
 
 @inlined
 def back_up(tree, row, leaf, value):
     """Adds a visit with ``value`` to the leaf and everything above it."""
-    tree.node_visits[row, leaf] += 1
+    tree.links[row, leaf, VISITS] += 1
     node = leaf
-    parent = tree.parents[row, node]
+    parent = tree.links[row, node, PARENT]
     while parent != NO_CHILD:
-        action = tree.action_from_parent[row, node]
-        reward, discount = tree.rewards[row, node], tree.discounts[row, node]
+        action = tree.links[row, node, ACTION]
+        reward, discount = tree.numbers[row, node, REWARD], tree.numbers[row, node, DISCOUNT]
         value = reward + discount * value
-        visits = np.float32(tree.node_visits[row, parent])
-        total = tree.node_values[row, parent] * visits + value
-        tree.node_values[row, parent] = total / (visits + ONE)
-        tree.node_visits[row, parent] += 1
-        q_value = reward + discount * tree.node_values[row, node]
-        tree.q_values[row, parent, action] = q_value
-        tree.children_visits[row, parent, action] += 1
-        tree.q_min[row] = min(tree.q_min[row], q_value)
-        tree.q_max[row] = max(tree.q_max[row], q_value)
+        visits = np.float32(tree.links[row, parent, VISITS])
+        total = tree.numbers[row, parent, NODE_VALUE] * visits + value
+        tree.numbers[row, parent, NODE_VALUE] = total / (visits + ONE)
+        tree.links[row, parent, VISITS] += 1
+        q_value = reward + discount * tree.numbers[row, node, NODE_VALUE]
+        tree.numbers[row, parent, Q_VALUE + action] = q_value
+        tree.links[row, parent, tree.edge_visits + action] += 1
+        tree.bounds[LOW, row] = min(tree.bounds[LOW, row], q_value)
+        tree.bounds[HIGH, row] = max(tree.bounds[HIGH, row], q_value)
         node = parent
-        parent = tree.parents[row, node]
+        parent = tree.links[row, node, PARENT]
 
 
 # -- choosing an edge --------------------------------------------------------------------------------
 
 
 @inlined
-def largest(scores, priors):
+def largest(tree, row, node, scores):
     """Index of the largest score of an allowed action, the first of several."""
     best, best_score = 0, MINUS_INFINITY
     for a in range(scores.shape[0]):
-        if priors[a] > ZERO and scores[a] > best_score:
+        if tree.numbers[row, node, tree.prior + a] > ZERO and scores[a] > best_score:
             best, best_score = a, scores[a]
     return best
 
@@ -188,15 +189,15 @@ def largest(scores, priors):
 def chance_edge(tree, row, node, scores):
     """Outcomes are visited in proportion to their probability."""
     for a in range(scores.shape[0]):
-        visits = np.float32(tree.children_visits[row, node, a])
-        scores[a] = tree.priors[row, node, a] / (visits + ONE)
-    return largest(scores, tree.priors[row, node])
+        visits = np.float32(tree.links[row, node, tree.edge_visits + a])
+        scores[a] = tree.numbers[row, node, tree.prior + a] / (visits + ONE)
+    return largest(tree, row, node, scores)
 
 
 @inlined
 def stops(tree, row, child, depth, max_depth):
     """Whether a descent ends at the edge to ``child``, reached at ``depth``."""
-    return child == NO_CHILD or depth == max_depth or tree.kinds[row, child] == TERMINAL
+    return child == NO_CHILD or depth == max_depth or tree.links[row, child, KIND] == TERMINAL
 
 
 # -- MuZero ------------------------------------------------------------------------------------------
@@ -207,16 +208,16 @@ def value_range(tree, row, node, normalization):
     """The range of values by which those of a node are normalised."""
     where, low, high = normalization[0], np.float32(normalization[2]), np.float32(normalization[3])
     if where == TREE_WIDE:
-        if tree.q_min[row] <= tree.q_max[row]:
-            low, high = tree.q_min[row], tree.q_max[row]
+        if tree.bounds[LOW, row] <= tree.bounds[HIGH, row]:
+            low, high = tree.bounds[LOW, row], tree.bounds[HIGH, row]
         else:
             low, high = ZERO, ZERO
     elif where == PARENT_AND_SIBLINGS:
-        value = tree.node_values[row, node]
+        value = tree.numbers[row, node, NODE_VALUE]
         low, high = value, value
-        for a in range(tree.q_values.shape[2]):
-            q_value = tree.q_values[row, node, a]
-            q_value = q_value if tree.children_visits[row, node, a] > 0 else value
+        for a in range(tree.num_actions):
+            q_value = tree.numbers[row, node, Q_VALUE + a]
+            q_value = q_value if tree.links[row, node, tree.edge_visits + a] > 0 else value
             low, high = min(low, q_value), max(high, q_value)
     return low, high
 
@@ -226,14 +227,14 @@ def muzero_edge(tree, row, node, bounds, normalization, scores):
     """The edge with the largest upper confidence bound."""
     low, high = value_range(tree, row, node, normalization)
     span = max(high - low, np.float32(normalization[1]))
-    bound = bounds[tree.node_visits[row, node]]
+    bound = bounds[tree.links[row, node, VISITS]]
     for a in range(scores.shape[0]):
-        edge_visits = tree.children_visits[row, node, a]
-        value = (tree.q_values[row, node, a] - low) / span
+        edge_visits = tree.links[row, node, tree.edge_visits + a]
+        value = (tree.numbers[row, node, Q_VALUE + a] - low) / span
         value = value if edge_visits > 0 else ZERO
-        explore = bound * tree.priors[row, node, a]
+        explore = bound * tree.numbers[row, node, tree.prior + a]
         scores[a] = value + explore / (ONE + np.float32(edge_visits))
-    return largest(scores, tree.priors[row, node])
+    return largest(tree, row, node, scores)
 
 
 @compiled
@@ -248,20 +249,20 @@ def grow_muzero(tree, leaves, found, constant, new_node, bounds, normalization, 
     for row in range(rows):
         if new_node > 0:
             parent, action = leaves[0, row], leaves[1, row]
-            node = tree.children[row, parent, action]
+            node = tree.links[row, parent, CHILD + action]
             if node == NO_CHILD:
                 if not is_sound(found[row]):
                     return row
                 node = new_node
                 expand(tree, row, node, parent, action, found[row], constant)
-            back_up(tree, row, node, tree.raw_values[row, node])
+            back_up(tree, row, node, tree.numbers[row, node, RAW_VALUE])
         node, depth = 0, 0
         while True:
-            if tree.kinds[row, node] == CHANCE:
+            if tree.links[row, node, KIND] == CHANCE:
                 action = chance_edge(tree, row, node, scores)
             else:
                 action = muzero_edge(tree, row, node, bounds, normalization, scores)
-            child = tree.children[row, node, action]
+            child = tree.links[row, node, CHILD + action]
             depth += 1
             if stops(tree, row, child, depth, max_depth):
                 break
@@ -277,25 +278,31 @@ def grow_muzero(tree, leaves, found, constant, new_node, bounds, normalization, 
 def mixed_value(tree, row, node):
     """The worth of actions not yet visited."""
     total, weighted, visits = 0.0, 0.0, 0
-    for a in range(tree.q_values.shape[2]):
-        edge_visits = tree.children_visits[row, node, a]
-        weight = np.float64(max(tree.priors[row, node, a], TINY)) if edge_visits > 0 else 0.0
+    for a in range(tree.num_actions):
+        edge_visits = tree.links[row, node, tree.edge_visits + a]
+        weight = (
+            np.float64(max(tree.numbers[row, node, tree.prior + a], TINY))
+            if edge_visits > 0
+            else 0.0
+        )
         total += weight
-        weighted += weight * np.float64(tree.q_values[row, node, a])
+        weighted += weight * np.float64(tree.numbers[row, node, Q_VALUE + a])
         visits += edge_visits
     mean = weighted / (total if total > 0.0 else 1.0)
-    return np.float32((np.float64(tree.raw_values[row, node]) + visits * mean) / (visits + 1))
+    return np.float32(
+        (np.float64(tree.numbers[row, node, RAW_VALUE]) + visits * mean) / (visits + 1)
+    )
 
 
 @inlined
 def transformed_q(tree, row, node, transform, out):
     """What is added to the logits; ``transform`` holds scale, visits, two switches and the epsilon."""
-    filler = mixed_value(tree, row, node) if transform[3] else tree.raw_values[row, node]
+    filler = mixed_value(tree, row, node) if transform[3] else tree.numbers[row, node, RAW_VALUE]
     low, high = np.float32(np.inf), MINUS_INFINITY
     most = np.int32(0)
     for a in range(out.shape[0]):
-        edge_visits = tree.children_visits[row, node, a]
-        completed = tree.q_values[row, node, a] if edge_visits > 0 else filler
+        edge_visits = tree.links[row, node, tree.edge_visits + a]
+        completed = tree.numbers[row, node, Q_VALUE + a] if edge_visits > 0 else filler
         out[a] = completed
         low, high, most = min(low, completed), max(high, completed), max(most, edge_visits)
     scale = (np.float32(most) + np.float32(transform[1])) * np.float32(transform[0])
@@ -313,20 +320,20 @@ def gumbel_edge(tree, row, node, transform, scores):
     transformed_q(tree, row, node, transform, scores)
     largest_logit, visits = MINUS_INFINITY, 0
     for a in range(scores.shape[0]):
-        scores[a] = tree.logits[row, node, a] + scores[a]
+        scores[a] = tree.numbers[row, node, tree.logit + a] + scores[a]
         largest_logit = max(largest_logit, scores[a])
-        visits += tree.children_visits[row, node, a]
+        visits += tree.links[row, node, tree.edge_visits + a]
     total = 0.0
     for a in range(scores.shape[0]):
         weight = exp(scores[a] - largest_logit)
-        weight = weight if tree.priors[row, node, a] > ZERO else ZERO
+        weight = weight if tree.numbers[row, node, tree.prior + a] > ZERO else ZERO
         scores[a] = weight
         total += np.float64(weight)
     normaliser = max(np.float32(total), TINY)
     for a in range(scores.shape[0]):
-        share = np.float32(tree.children_visits[row, node, a]) / np.float32(1 + visits)
+        share = np.float32(tree.links[row, node, tree.edge_visits + a]) / np.float32(1 + visits)
         scores[a] = scores[a] / normaliser - share
-    return largest(scores, tree.priors[row, node])
+    return largest(tree, row, node, scores)
 
 
 @compiled
@@ -335,25 +342,27 @@ def gumbel_root_scores(tree, row, considered, noise, transform, scores):
     transformed_q(tree, row, 0, transform, scores)
     largest_logit = MINUS_INFINITY
     for a in range(scores.shape[0]):
-        largest_logit = max(largest_logit, tree.logits[row, 0, a])
+        largest_logit = max(largest_logit, tree.numbers[row, 0, tree.logit + a])
     for a in range(scores.shape[0]):
-        logit = noise[row, a] + (tree.logits[row, 0, a] - largest_logit)
+        logit = noise[row, a] + (tree.numbers[row, 0, tree.logit + a] - largest_logit)
         score = max(logit + scores[a], np.float32(-1e9))
-        scores[a] = score if tree.children_visits[row, 0, a] == considered else MINUS_INFINITY
+        scores[a] = (
+            score if tree.links[row, 0, tree.edge_visits + a] == considered else MINUS_INFINITY
+        )
 
 
 @compiled
 def descend_gumbel(tree, row, action, transform, max_depth, scores):
     """The leaf below an action of the root: its parent and the action that leads to it."""
     node, depth = 0, 1
-    child = tree.children[row, 0, action]
+    child = tree.links[row, 0, CHILD + action]
     while not stops(tree, row, child, depth, max_depth):
         node = child
-        if tree.kinds[row, node] == CHANCE:
+        if tree.links[row, node, KIND] == CHANCE:
             action = chance_edge(tree, row, node, scores)
         else:
             action = gumbel_edge(tree, row, node, transform, scores)
-        child = tree.children[row, node, action]
+        child = tree.links[row, node, CHILD + action]
         depth += 1
     return node, action
 
@@ -381,7 +390,7 @@ def advance(
         while simulation < total:
             considered = schedule[row, simulation]
             gumbel_root_scores(tree, row, considered, noise, transform, scratch[0])
-            action = largest(scratch[0], tree.priors[row, 0])
+            action = largest(tree, row, 0, scratch[0])
             if not visit(
                 tree,
                 row,
@@ -414,7 +423,7 @@ def visit(tree, row, action, simulation, progress, ready, constant, transform, m
     if slot == NOTHING:
         # At the greatest depth and at ends of episodes a leaf is visited again: its value is known.
         parent, edge = descend_gumbel(tree, row, action, transform, max_depth, scratch[1])
-        node = tree.children[row, parent, edge]
+        node = tree.links[row, parent, CHILD + edge]
         if node == NO_CHILD:
             return False
     else:
@@ -423,7 +432,7 @@ def visit(tree, row, action, simulation, progress, ready, constant, transform, m
         expand(tree, row, node, parent, edge, ready[slot], constant)
         progress.states[row, node] = slot
         progress.slots[row, action] = NOTHING
-    back_up(tree, row, node, tree.raw_values[row, node])
+    back_up(tree, row, node, tree.numbers[row, node, RAW_VALUE])
     return True
 
 
@@ -431,13 +440,13 @@ def visit(tree, row, action, simulation, progress, ready, constant, transform, m
 def request(tree, row, left, progress, transform, max_depth, requests, used, count, scratch):
     """Asks for the leaves of the ``left`` best actions of the round; their scores are in ``scratch``."""
     for _ in range(left):
-        action = largest(scratch[0], tree.priors[row, 0])
+        action = largest(tree, row, 0, scratch[0])
         if scratch[0, action] == MINUS_INFINITY:
             break
         scratch[0, action] = MINUS_INFINITY
         if progress.slots[row, action] == NOTHING:
             parent, edge = descend_gumbel(tree, row, action, transform, max_depth, scratch[1])
-            if tree.children[row, parent, edge] == NO_CHILD:
+            if tree.links[row, parent, CHILD + edge] == NO_CHILD:
                 progress.slots[row, action] = used + count
                 progress.parents[row, action], progress.edges[row, action] = parent, edge
                 requests[0][count], requests[1][count] = progress.states[row, parent], edge

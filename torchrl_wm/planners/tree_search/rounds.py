@@ -17,7 +17,6 @@ from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
 from torchrl_wm.planners.tree_search.executor import Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
-from torchrl_wm.planners.tree_search.tree import node_statistics
 
 
 class RoundsExecutor:
@@ -30,7 +29,7 @@ class RoundsExecutor:
         self.arrays = kernels.tree_arrays(tree)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
-        considered = rule.num_considered(node_statistics(tree)).numpy()
+        considered = (tree["priors"][:, 0] > 0).sum(-1).clamp_max(most).numpy()
         self.schedule = rule.schedule(num_actions, num_simulations).numpy()[considered]
         self.noise = np.zeros((rows, num_actions), np.float32)
         if noise is not None:

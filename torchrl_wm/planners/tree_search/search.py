@@ -72,7 +72,8 @@ def search(
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
     evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
-    tree = _planted(root, rule, num_simulations, noise, executor)
+    with torch.inference_mode(False):  # inference tensors do not know what they are views of
+        tree = _planted(root, rule, num_simulations, noise, executor)
     work = EXECUTORS[executor](tree, rule, num_simulations, max_depth, noise)
     store = LatentStore(root.latents, work.capacity)
     with torch.inference_mode():

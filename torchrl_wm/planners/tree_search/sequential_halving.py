@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,6 +40,7 @@ def considered_visits(num_considered: int, num_simulations: int) -> list[int]:
     return schedule[:num_simulations]
 
 
+@lru_cache(maxsize=64)
 def considered_visits_table(max_considered: int, num_simulations: int) -> np.ndarray:
     """Row ``m`` of ``[max_considered + 1, num_simulations]`` int32 is the schedule of ``m`` actions.
 

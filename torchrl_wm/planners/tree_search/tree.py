@@ -51,29 +51,34 @@ def make_tree(
         >>> tree["children"].shape, tree["node_visits"].dtype
         (torch.Size([2, 9, 3]), torch.int32)
     """
-    nodes, edges = (rows, num_simulations + 1), (rows, num_simulations + 1, num_actions)
-    links = torch.full((2, *nodes), NO_CHILD, dtype=torch.int32, device=device)
-    node_numbers = torch.zeros((4, *nodes), dtype=dtype, device=device)
-    edge_numbers = torch.zeros((3, *edges), dtype=dtype, device=device)
-    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device)
-    return TensorDict(
-        {
-            **_named(("parents", "action_from_parent"), links),
-            **_named(("node_values", "raw_values", "rewards", "discounts"), node_numbers),
-            "node_visits": torch.zeros(nodes, dtype=torch.int32, device=device),
-            "kinds": torch.full(nodes, DECISION, dtype=torch.int8, device=device),
-            "children": torch.full(edges, NO_CHILD, dtype=torch.int32, device=device),
-            "children_visits": torch.zeros(edges, dtype=torch.int32, device=device),
-            **_named(("q_values", "logits", "priors"), edge_numbers),
-            **_named(("q_min", "q_max"), bounds.repeat(1, rows)),
-        },
-        [rows],
-        device=device,
+    shape = rows, num_simulations + 1
+    links = torch.full((*shape, 4 + 2 * num_actions), NO_CHILD, dtype=torch.int32, device=device)
+    numbers = torch.zeros((*shape, 4 + 3 * num_actions), dtype=dtype, device=device)
+    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device).repeat(1, rows)
+    node_links, (children, visits) = links[..., :4], links[..., 4:].split(num_actions, -1)
+    node_numbers, edges = numbers[..., :4], numbers[..., 4:].split(num_actions, -1)
+    node_links[..., 2:] = 0  # visits and kind
+    visits.zero_()
+    names = (
+        ("parents", "action_from_parent", "node_visits", "kinds"),
+        ("node_values", "raw_values", "rewards", "discounts"),
+        ("q_values", "priors", "logits"),
+        ("q_min", "q_max"),
     )
+    parts = node_links.unbind(-1), node_numbers.unbind(-1), edges, bounds.unbind(0)
+    entries = {"children": children, "children_visits": visits}
+    for named, tensors in zip(names, parts, strict=True):
+        entries |= dict(zip(named, tensors, strict=True))
+    return TensorDict(entries, [rows], device=device)
 
 
-def _named(names: tuple[str, ...], stacked: Tensor) -> dict[str, Tensor]:
-    return dict(zip(names, stacked.unbind(0), strict=True))
+def memory(tree: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+    """What the entries of a fresh tree are views of: integers and numbers of a node side by side.
+
+    A visit reads most of what is known of a node, so that belongs into one place: ``[B, N, 4 + 2 A]``,
+    ``[B, N, 4 + 3 A]``, and the ranges ``[2, B]``.
+    """
+    return tree["parents"]._base, tree["node_values"]._base, tree["q_min"]._base
 
 
 class NodeStatistics(NamedTuple):
