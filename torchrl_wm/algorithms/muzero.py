@@ -75,6 +75,17 @@ class MuZero(nn.Module):
         weight_decay (float, optional): its weight decay. Defaults to ``1e-4``.
         grad_clip (float, optional): largest norm of the gradient. Defaults to ``10.0``.
         device (torch.device, optional): where the parameters live.
+
+    Examples:
+        >>> from torchrl.data import OneHot, Unbounded
+        >>> specs = Composite(observation=Unbounded(4)), Composite(action=OneHot(2))
+        >>> search = partial(SearchPolicy, num_simulations=4, executor="reference")
+        >>> agent = MuZero(*specs, planner=search, support=20)
+        >>> td = agent.world_model.initial([3]).update({"observation": torch.randn(3, 4)})
+        >>> td = td.update({"is_init": torch.ones(3, 1).bool(), "previous_action": torch.zeros(3, 2)})
+        >>> td = agent.policy(td)
+        >>> td["action"].shape, td["root_value"].shape
+        (torch.Size([3, 2]), torch.Size([3, 1]))
     """
 
     def __init__(

@@ -28,6 +28,18 @@ class SearchingPolicy(FilteringPolicy):
 
     Keyword Args:
         version (callable, optional): the number of updates so far. Defaults to 0 for ever.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.planners import SearchPolicy
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> env = gymnasium("CartPole-v1", num_envs=2)
+        >>> model = make_muzero(*model_specs(env))
+        >>> search = SearchPolicy(model, num_simulations=4, executor="reference")
+        >>> policy = SearchingPolicy(model, search)
+        >>> env = env.append_transform(policy.make_tensordict_primer())
+        >>> env.rollout(3, policy)["search_policy"].shape
+        torch.Size([2, 3, 2])
     """
 
     def __init__(
