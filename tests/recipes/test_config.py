@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
 from torchrl_wm.envs import model_specs
+from torchrl_wm.planners import Planner
 from torchrl_wm.training.configuration import (
     OptionError,
     check_overrides,
@@ -31,11 +32,12 @@ def _names(group):
 def test_every_combination_composes_and_the_command_line_wins(algorithm, world_model):
     config = _compose(f"world_model={world_model}", f"algorithm={algorithm}")
     assert config.world_model == _compose(f"world_model={world_model}").world_model
-    assert (config.training.train_ratio is None) != (config.training.every is None)
+    cadences = ("train_ratio", "every", "every_episodes")
+    assert sum(config.training[name] is not None for name in cadences) == 1
 
 
 # These differ from the constructors, whose defaults are those of the papers, or of MuZero itself.
-_SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3")
+_SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3", "pets", "planet_small")
 _RELATIVES = ("alphazero", "efficientzero", "gumbel_muzero", "sampled_muzero")
 
 
@@ -58,6 +60,21 @@ def test_config_and_constructor_agree(algorithm):
             assert value.strategy == expected[name]["strategy"]
         else:
             assert value == pytest.approx(expected[name]), name
+
+
+@pytest.mark.parametrize("planner", ["cem", "icem", "mppi"])
+def test_planner_config_and_constructor_agree(planner):
+    node = _compose("algorithm=planet", f"planner={planner}").planner
+    signature = inspect.signature(get_object(node["_target_"])).parameters
+    shared = inspect.signature(Planner).parameters
+    sizes = ("planning_horizon",) if planner == "mppi" else ()  # without a terminal value: longer
+    differ = {"min_std", "max_std", "temperature", "warm_start"} if planner == "mppi" else set()
+    for name, value in node.items():
+        if name.startswith("_") or name in differ or name in sizes:
+            continue
+        default = signature[name] if name in signature else shared[name]
+        if default.default is not inspect.Parameter.empty:
+            assert value == default.default, name
 
 
 def test_algorithms_choose_their_world_model():
