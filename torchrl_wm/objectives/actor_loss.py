@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.actor_gradients import ActorGradient
 from torchrl_wm.objectives.masking import masked_mean
 
@@ -73,7 +74,7 @@ class ActorLoss(LossModule):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._terms = torch.compile(self._terms, **options)
+        self._terms = compile_function(self._terms, **options)
 
     def _terms(self, features: Tensor, action: Tensor, target: Tensor, advantage: Tensor):
         """Objective and entropy of each row, ``[...]``."""

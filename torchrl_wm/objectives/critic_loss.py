@@ -14,6 +14,7 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.masking import masked_mean
 
 
@@ -72,8 +73,8 @@ class CriticLoss(LossModule):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._slow_mean = torch.compile(self._slow_mean, **options)
-        self._terms = torch.compile(self._terms, **options)
+        self._slow_mean = compile_function(self._slow_mean, **options)
+        self._terms = compile_function(self._terms, **options)
 
     def terms(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``."""

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from torchrl.objectives.utils import hold_out_net
 
 from torchrl_wm import keys
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.world_models import WorldModel
 
 
@@ -86,7 +87,7 @@ class Imagination(nn.Module):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._judge = torch.compile(self._judge, **options)
+        self._judge = compile_function(self._judge, **options)
 
     def _judge(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model = self.world_model

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrl_wm import keys
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.cells import Cell
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
 from torchrl_wm.modules.latents import Latent, Statistics
 from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
@@ -66,8 +67,8 @@ class RSSM(WorldModel):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._observe_step = torch.compile(self._observe_step, **options)
-        self._imagine_step = torch.compile(self._imagine_step, **options)
+        self._observe_step = compile_function(self._observe_step, **options)
+        self._imagine_step = compile_function(self._imagine_step, **options)
         return self
 
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
