@@ -113,6 +113,19 @@ def test_double_precision_agrees(executor):
     torch.testing.assert_close(exact["node_values"].float(), tree["node_values"])
 
 
+@executors
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_roots_may_require_gradients_or_be_inference_tensors(executor, mode):
+    model = small()
+    root = model.roots(torch.arange(3))
+    with mode():
+        value, logits = (x.clone().requires_grad_(mode is torch.enable_grad) for x in root[1:])
+        root = Root(root.latents, value * 1, logits * 1)
+        rule = MuZeroRule(dirichlet_fraction=0.0)
+        tree = search(model, root, rule, num_simulations=3, executor=executor)
+    assert not tree["node_values"].requires_grad and (tree["node_visits"][:, 0] == 4).all()
+
+
 def test_the_exponential():
     x = torch.linspace(-87, 0, 1001)
     torch.testing.assert_close(exp(x), x.double().exp().float(), rtol=2e-7, atol=0.0)

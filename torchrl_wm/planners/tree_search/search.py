@@ -72,7 +72,8 @@ def search(
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
     evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
-    with torch.inference_mode(False):  # inference tensors do not know what they are views of
+    # Inference tensors do not know what they are views of; leaving that mode turns gradients on.
+    with torch.inference_mode(False), torch.no_grad():
         tree = _planted(root, rule, num_simulations, noise, executor)
     work = EXECUTORS[executor](tree, rule, num_simulations, max_depth, noise)
     store = LatentStore(root.latents, work.capacity)
