@@ -91,6 +91,17 @@ def build_world_model(
     return factory(observation_spec, action_spec, **offered)
 
 
+def preset(sizes: Mapping[str, Mapping[str, int]], name: str) -> Mapping[str, int]:
+    """The sizes of that name.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
+    if name not in sizes:
+        raise ValueError(f"Unknown size {name!r}; expected one of {list(sizes)}.")
+    return sizes[name]
+
+
 def total(losses: TensorDictBase) -> Tensor:
     """The sum of all entries whose name begins with ``loss_``."""
     return sum(value for key, value in losses.items() if key.startswith("loss_"))

@@ -17,6 +17,7 @@ from torchrl_wm.algorithms.dreamer import (
     Dreamer,
     WorldModelFactory,
     build_world_model,
+    preset,
     results,
     total,
 )
@@ -36,20 +37,34 @@ WORLD_MODEL = {
     "style": "v2",
     "latent": "categorical",
     "cell": "layer_norm",
-    "belief_size": 200,
-    "hidden_size": 200,
-    "state_size": 32,
-    "classes": 32,
     "unimix": 0.0,
     "std": "sigmoid2",
     "prior_layers": 1,
-    "units": 400,
-    "depth": 48,
     "vector_layers": 4,
     "reward_layers": 4,
     "continuation_layers": 4,
 }
-"""What the world model's factory leaves open."""
+"""What the world model's factory leaves open, whatever the size."""
+
+SIZES = {
+    "paper": {
+        "belief_size": 200,
+        "hidden_size": 200,
+        "state_size": 32,
+        "classes": 32,
+        "units": 400,
+        "depth": 48,
+    },
+    "small": {  # for classic control on a CPU
+        "belief_size": 128,
+        "hidden_size": 128,
+        "state_size": 16,
+        "classes": 16,
+        "units": 128,
+        "depth": 16,
+    },
+}
+"""Presets of the sizes."""
 
 
 class DreamerV2(Dreamer):
@@ -61,6 +76,7 @@ class DreamerV2(Dreamer):
     Keyword Args:
         world_model (callable, optional): makes the world model from the specs; whatever it leaves
             open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
@@ -83,7 +99,9 @@ class DreamerV2(Dreamer):
         world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
         grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
         weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
-        units, actor_layers, critic_layers (int, optional): networks of actor and critic.
+        units (int, optional): size of the layers of actor and critic; that of the preset where
+            ``None``. Defaults to ``None``.
+        actor_layers, critic_layers (int, optional): their numbers of layers.
         device (torch.device, optional): where the parameters live.
     """
 
@@ -93,6 +111,7 @@ class DreamerV2(Dreamer):
         action_spec: Composite,
         *,
         world_model: WorldModelFactory | None = None,
+        size: str = "paper",
         imagination_horizon: int = 15,
         discount: float = 0.99,
         lambda_: float = 0.95,
@@ -116,16 +135,22 @@ class DreamerV2(Dreamer):
         critic_lr: float = 2e-4,
         grad_clip: float = 100.0,
         weight_decay: float = 1e-6,
-        units: int = 400,
+        units: int | None = None,
         actor_layers: int = 4,
         critic_layers: int = 4,
         device: torch.device | str | None = None,
     ):
         super().__init__()
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
-        chosen = {**WORLD_MODEL, **flags, "use_continuation": use_continuation}
+        sizes = preset(SIZES, size)
+        chosen = {**WORLD_MODEL, **sizes, **flags, "use_continuation": use_continuation}
         model = build_world_model(world_model, observation_spec, action_spec, chosen)
-        network = {"units": units, "activation": "elu", "norm": None, "init": "glorot"}
+        network = {
+            "units": sizes["units"] if units is None else units,
+            "activation": "elu",
+            "norm": None,
+            "init": "glorot",
+        }
         self.actor = actor_head(
             action_spec,
             model.feature_size,

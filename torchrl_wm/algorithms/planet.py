@@ -18,7 +18,13 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torchrl.data import Composite
 
-from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, results, total
+from torchrl_wm.algorithms.dreamer import (
+    WorldModelFactory,
+    build_world_model,
+    preset,
+    results,
+    total,
+)
 from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.modules.quantization import QuantizeImages
 from torchrl_wm.objectives import LatentOvershooting, WorldModelLoss, make_divergence
@@ -134,10 +140,13 @@ class PlaNet(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        if size not in SIZES:
-            raise ValueError(f"Unknown size {size!r}; expected one of {list(SIZES)}.")
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
-        chosen = {**WORLD_MODEL, **SIZES[size], **flags, "use_continuation": use_continuation}
+        chosen = {
+            **WORLD_MODEL,
+            **preset(SIZES, size),
+            **flags,
+            "use_continuation": use_continuation,
+        }
         model = build_world_model(world_model, observation_spec, action_spec, chosen)
         planner = (planner or partial(CEMPlanner, **PLANNER))(model)
         self.world_model = model
