@@ -91,8 +91,9 @@ _SKIPPED = ("gymnasium", "dm_control", "atari", "factory")  # need the name of a
 def test_environments_can_be_made(name):
     if name in _SKIPPED:
         pytest.skip("a template")
-    env = instantiate(_compose(f"env={name}").env, seed=1)
-    assert env.batch_size == (1,)
+    config = _compose(f"env={name}").env
+    env = instantiate(config, seed=1)
+    assert env.batch_size == (config.num_envs,)
     observation_spec, action_spec = model_specs(env)
     assert len(observation_spec) and len(action_spec)
 
