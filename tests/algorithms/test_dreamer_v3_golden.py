@@ -32,8 +32,8 @@ class V3Agent:
 
     def __init__(self, golden):
         self.golden, self.cfg = golden, golden.cfg
-        fixed = ("replay_context", "contdisc", "scale/policy", "scale/value")
-        assert all(self.cfg[name] == 1 for name in fixed)
+        assert self.cfg["replay_context"], "sequences start from stored latents here"
+        assert self.cfg["scale/policy"] == self.cfg["scale/value"] == 1
         self.actions = sorted(golden.group("in/carry/prevact"))
         self.agent = DreamerV3(
             observation_spec(self.observations(0)), self.action_spec(), **self.options()
@@ -50,7 +50,10 @@ class V3Agent:
         golden.load(self.weights | self.slow)
 
     def data(self, step):
-        return self.golden.group(f"in/step{step}/data")
+        """The rows from the last one of the context on."""
+        context = int(self.cfg["replay_context"])
+        rows = self.golden.group(f"in/step{step}/data")
+        return {name: value[:, context - 1 :] for name, value in rows.items()}
 
     def observations(self, step):
         data = self.data(step)
@@ -77,6 +80,7 @@ class V3Agent:
             "imagination_horizon": cfg["imag_length"],
             "imagination_starts": cfg["imag_last"],
             "discount": 1 - 1 / cfg["horizon"],
+            "contdisc": bool(cfg["contdisc"]),
             "lambda_": cfg["lam"],
             "free_bits": cfg["free_nats"],
             "kl": {"strategy": "separate", **scales},

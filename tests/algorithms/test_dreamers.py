@@ -147,6 +147,33 @@ def test_bad_options_of_one_algorithm_are_named():
         agent.update(sample(agent, steps=1))
 
 
+def test_a_discount_counts_the_same_learned_or_multiplied():
+    losses = []
+    for contdisc, continuation in ((True, 0.9 * 0.5), (False, 0.5)):
+        torch.manual_seed(0)
+        agent = make("v3", contdisc=contdisc, discount=0.9)
+        head = agent.world_model.continuation_head
+        with torch.no_grad():
+            last = [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
+            last.weight.zero_()
+            last.bias.fill_(torch.tensor(continuation).logit())
+            # So that returns, which begin as zeros, depend on the discount.
+            for part in (agent.world_model.reward_head, agent.critic):
+                for parameter in part.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        batch = sample(agent)
+        torch.manual_seed(1)
+        losses.append(agent.update(batch)[0])
+    learned, multiplied = losses
+    for key in ("loss_replay_critic", "value"):
+        torch.testing.assert_close(learned[key], multiplied[key])
+    for key in ("loss_actor", "loss_critic"):  # a start weighs its continuation, with what it contains
+        torch.testing.assert_close(learned[key], 0.9 * multiplied[key], rtol=1e-5, atol=0)
+    # A Bernoulli of 1/2 costs log 2 whatever its target; the other one learns 0.9 as a soft label.
+    assert multiplied["loss_continuation"].item() == pytest.approx(0.6931, abs=1e-4)
+    assert learned["loss_continuation"].item() > 0.7
+
+
 @every_dreamer
 def test_padded_steps_change_nothing(name, gradients):
     found = []

@@ -94,7 +94,9 @@ class DreamerV3(Dreamer):
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
         imagination_starts (int, optional): how many of the last steps of each sequence imagination
             starts from; ``0`` for all. Defaults to ``0``.
-        discount (float, optional): discount of one step, learned as part of the continuation.
+        discount (float, optional): discount of one step. Defaults to ``1 - 1 / 333``.
+        contdisc (bool, optional): learn the discount as part of the continuation, as the published
+            runs do; otherwise it multiplies the predicted continuations. Defaults to ``True``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): free nats of both divergence terms. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
@@ -142,6 +144,7 @@ class DreamerV3(Dreamer):
         imagination_horizon: int = 15,
         imagination_starts: int = 0,
         discount: float = 1 - 1 / 333,
+        contdisc: bool = True,
         lambda_: float = 0.95,
         free_bits: float = 1.0,
         kl: Mapping[str, Any] = {"strategy": "separate"},  # noqa: B006 (read only)
@@ -181,10 +184,11 @@ class DreamerV3(Dreamer):
             model,
             make_divergence(free_bits=free_bits, **kl),
             reconstruction_scale=reconstruction_scale,
-            continuation_discount=discount,
+            continuation_discount=discount if contdisc else 1.0,
         )
+        self.discount = 1.0 if contdisc else discount  # of continuations that do not contain it
         self.imagination = Imagination(
-            model, self.actor, self.critic, imagination_horizon, discount=discount
+            model, self.actor, self.critic, imagination_horizon, discount=discount / self.discount
         )
         self.normalizer = ReturnNormalizer(rate=return_rate).to(device)
         self.actor_loss = ActorLoss(
@@ -245,7 +249,7 @@ class DreamerV3(Dreamer):
         if self.starts:
             latents, records = latents[:, -self.starts :], records[:, -self.starts :]
         trajectory = self.imagination(latents)
-        rows, _ = align_v3(trajectory, self.lambda_)
+        rows, _ = align_v3(trajectory, self.lambda_, self.discount)
         self.start_mask(records, rows)
         entries = [*self.replay_critic_loss.in_keys, keys.MASK]
         replayed = records.select(*entries, strict=False)
