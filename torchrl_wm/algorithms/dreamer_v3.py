@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
-from torchrl.trainers.algorithms import DreamerV3Optimizer
 
 from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import (
@@ -21,6 +20,7 @@ from torchrl_wm.algorithms.dreamer import (
     results,
     total,
 )
+from torchrl_wm.algorithms.optimizers import DecayingDreamerV3Optimizer
 from torchrl_wm.modules.heads import TwoHotHead, actor_head
 from torchrl_wm.modules.normalizers import ReturnNormalizer
 from torchrl_wm.objectives import (
@@ -113,6 +113,7 @@ class DreamerV3(Dreamer):
         lr (float, optional): learning rate after a linear warm-up. Defaults to ``4e-5``.
         agc (float, optional): adaptive gradient clipping. Defaults to ``0.3``.
         lr_warmup (int, optional): updates of the warm-up. Defaults to ``1000``.
+        weight_decay (float, optional): decoupled decay of matrices. Defaults to ``0.0``.
         units (int, optional): size of the layers of actor and critic; that of the preset where
             ``None``. Defaults to ``None``.
         actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``3``.
@@ -160,6 +161,7 @@ class DreamerV3(Dreamer):
         lr: float = 4e-5,
         agc: float = 0.3,
         lr_warmup: int = 1000,
+        weight_decay: float = 0.0,
         units: int | None = None,
         actor_layers: int = 3,
         critic_layers: int = 3,
@@ -212,7 +214,9 @@ class DreamerV3(Dreamer):
         self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
         parts = (model, self.actor, self.critic)
         parameters = [p for part in parts for p in part.parameters()]
-        optimizer = DreamerV3Optimizer(parameters, lr=lr, agc=agc, warmup_steps=lr_warmup)
+        optimizer = DecayingDreamerV3Optimizer(
+            parameters, lr=lr, agc=agc, warmup_steps=lr_warmup, weight_decay=weight_decay
+        )
         self.optimizers = {"all": optimizer}
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:

@@ -1,4 +1,4 @@
-"""Adam as TensorFlow computes it, the optimiser of PlaNet and Dreamer v1 and v2."""
+"""The optimisers of the reference codes, where neither torch nor TorchRL has them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torchrl.trainers.algorithms import DreamerV3Optimizer
 
 
 class TensorFlowAdam(torch.optim.AdamW):
-    """Adam whose epsilon is added before the bias correction.
+    """Adam whose epsilon is added before the bias correction (PlaNet, Dreamer v1 and v2).
 
     TensorFlow divides by ``sqrt(v) + eps``, torch by ``sqrt(v / (1 - beta2^t)) + eps``: at the first step
     the same ``eps`` weighs 31 times as much in TensorFlow. Weight decay multiplies the weights by
@@ -55,3 +56,44 @@ class TensorFlowAdam(torch.optim.AdamW):
             count = int(state["step"]) + 1 if state else 1
             group["eps"] = self.epsilon_hat / (1 - group["betas"][1] ** count) ** 0.5
         super().step()
+
+
+class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
+    """TorchRL's optimiser of DreamerV3, with the decoupled weight decay that the reference code offers.
+
+    Each step also takes ``lr * weight_decay`` of the weights of before, ``lr`` being the learning rate of
+    that step of the warm-up. Vectors (biases, scales of norms) do not decay.
+
+    Args:
+        parameters (iterable): parameters to optimise.
+
+    Keyword Args:
+        weight_decay (float, optional): see above. Defaults to ``0.0``.
+        **options: those of :class:`torchrl.trainers.algorithms.DreamerV3Optimizer`.
+
+    Examples:
+        >>> weight = torch.ones(1, 1, requires_grad=True)
+        >>> weight.grad = torch.zeros(1, 1)
+        >>> DecayingDreamerV3Optimizer([weight], lr=0.1, warmup_steps=0, weight_decay=0.5).step()
+        >>> weight.item()
+        0.94999...
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0, **options):
+        super().__init__(parameters, **options)
+        self.weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step. The decay is of the weights that the gradient was taken at."""
+        decayed = []
+        for group in self.param_groups if self.weight_decay else ():
+            warmup = (
+                min(1.0, group["step"] / group["warmup_steps"]) if group["warmup_steps"] else 1.0
+            )
+            share = group["lr"] * warmup * self.weight_decay
+            matrices = [p for p in group["params"] if p.ndim > 1 and p.grad is not None]
+            decayed.append((matrices, torch._foreach_mul(matrices, share)))
+        super().step()
+        for matrices, decay in decayed:
+            torch._foreach_sub_(matrices, decay)
