@@ -38,7 +38,7 @@ class Minimax(Random):
         height, width = game.board_shape
         if game.gravity or height * width > 9:
             raise SystemExit("minimax is exact for boards of at most nine squares; take uct.")
-        self.lines = winning_lines(height, width, game.line)
+        self.lines = tuple(bits(line) for line in game.lines.bool().tolist())
 
     def __call__(self, games: TensorDict) -> torch.Tensor:
         """Actions ``[N]`` for positions ``[N]``."""
@@ -74,23 +74,6 @@ def bits(stones: list[bool]) -> int:
         5
     """
     return sum(1 << s for s, stone in enumerate(stones) if stone)
-
-
-def winning_lines(height: int, width: int, length: int) -> Line:
-    """All lines of a board as bit sets.
-
-    Examples:
-        >>> len(winning_lines(3, 3, 3))
-        8
-    """
-    found = []
-    for row in range(height):
-        for column in range(width):
-            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-                squares = [(row + i * down, column + i * right) for i in range(length)]
-                if all(0 <= r < height and 0 <= c < width for r, c in squares):
-                    found.append(sum(1 << r * width + c for r, c in squares))
-    return tuple(found)
 
 
 class Rollouts(torch.nn.Module):
