@@ -147,6 +147,16 @@ def test_bad_options_of_one_algorithm_are_named():
         agent.update(sample(agent, steps=1))
 
 
+@every_dreamer
+def test_imagination_starts_from_the_last_steps_of_each_sequence(name):
+    torch.manual_seed(0)
+    agent, seen = make(name, imagination_starts=2), []
+    agent.imagination.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]["belief"]))
+    _, latents = agent.update(sample(agent))
+    last = slice(-3, -1) if name == "v1" else slice(-2, None)  # nothing follows the last step of v1
+    torch.testing.assert_close(seen[0], latents["belief"][:, last])
+
+
 def test_a_discount_counts_the_same_learned_or_multiplied():
     losses = []
     for contdisc, continuation in ((True, 0.9 * 0.5), (False, 0.5)):

@@ -32,6 +32,7 @@ class Dreamer(nn.Module):
     policy: FilteringActor
     evaluation_policy: FilteringActor
     optimizers: dict[str, torch.optim.Optimizer]
+    imagination_starts: int
 
     def _step(self, **losses: Tensor) -> None:
         """One step of each named optimiser, which trains its own parameters and only those.
@@ -46,6 +47,14 @@ class Dreamer(nn.Module):
         for name in losses:
             self.optimizers[name].step()
             self.optimizers[name].zero_grad()
+
+    def _starts(
+        self, latents: TensorDictBase, records: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDictBase]:
+        """The latents and records among ``[B, T]`` that imagination starts from."""
+        if not self.imagination_starts:
+            return latents, records
+        return latents[:, -self.imagination_starts :], records[:, -self.imagination_starts :]
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model alone."""

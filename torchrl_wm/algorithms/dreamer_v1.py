@@ -68,6 +68,8 @@ class DreamerV1(Dreamer):
             open is set as in Dreamer v1. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        imagination_starts (int, optional): how many of the last steps of each sequence imagination
+            starts from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``3.0``.
@@ -99,6 +101,7 @@ class DreamerV1(Dreamer):
         world_model: WorldModelFactory | None = None,
         size: str = "paper",
         imagination_horizon: int = 15,
+        imagination_starts: int = 0,
         discount: float = 0.99,
         lambda_: float = 0.95,
         free_bits: float = 3.0,
@@ -160,7 +163,7 @@ class DreamerV1(Dreamer):
             discount=discount,
             through_dynamics=True,
         )
-        self.lambda_ = lambda_
+        self.imagination_starts, self.lambda_ = imagination_starts, lambda_
         exploration = make_exploration(action_spec, exploration_noise)
         self.policy = FilteringActor(model, self.actor, exploration=exploration)
         self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
@@ -184,15 +187,14 @@ class DreamerV1(Dreamer):
         return results(model_losses, actor_losses, critic_losses)
 
     def _starts(self, latents: TensorDictBase, records: TensorDictBase):
-        """Latents and records ``[B, T]`` that imagination starts from.
+        """As in every Dreamer, but the last of a sequence may be the end of an episode.
 
-        The last of a sequence may be the end of an episode, which nothing follows: where ends are
-        learned it is left out.
+        Nothing follows that end: where ends are learned it is left out.
         """
         if self.world_model.continuation_head is None:
-            return latents, records
+            return super()._starts(latents, records)
         if latents.shape[1] < 2:
             raise ValueError(
                 "Dreamer v1 with use_continuation needs sequences of at least 2 steps."
             )
-        return latents[:, :-1], records[:, :-1]
+        return super()._starts(latents[:, :-1], records[:, :-1])

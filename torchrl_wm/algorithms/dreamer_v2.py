@@ -78,6 +78,8 @@ class DreamerV2(Dreamer):
             open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        imagination_starts (int, optional): how many of the last steps of each sequence imagination
+            starts from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``1.0``.
@@ -113,6 +115,7 @@ class DreamerV2(Dreamer):
         world_model: WorldModelFactory | None = None,
         size: str = "paper",
         imagination_horizon: int = 15,
+        imagination_starts: int = 0,
         discount: float = 0.99,
         lambda_: float = 0.95,
         free_bits: float = 1.0,
@@ -184,6 +187,7 @@ class DreamerV2(Dreamer):
             discount=discount,
             through_dynamics=gradient.through_dynamics,
         )
+        self.imagination_starts = imagination_starts
         self.discount, self.lambda_ = discount, lambda_
         self.policy = FilteringActor(model, self.actor)
         self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
@@ -204,13 +208,14 @@ class DreamerV2(Dreamer):
 
     def _behaviour(self, latents: TensorDictBase, sample: TensorDictBase) -> TensorDict:
         """Losses of actor and critic on what is imagined from the latents of ``sample``."""
+        latents, records = self._starts(latents, sample[:, 1:])
         start = None
         if self.world_model.continuation_head is not None:
-            start = (~sample[:, 1:].get(keys.TERMINATED)).float() * self.discount
+            start = (~records.get(keys.TERMINATED)).float() * self.discount
         trajectory = self.imagination(latents, start_continuation=start)
         actor_rows, critic_rows = align_v2(trajectory, self.lambda_)
-        self.start_mask(sample[:, 1:], actor_rows)
-        self.start_mask(sample[:, 1:], critic_rows)
+        self.start_mask(records, actor_rows)
+        self.start_mask(records, critic_rows)
         return self.actor_loss(actor_rows).update(self.critic_loss(critic_rows))
 
 

@@ -205,7 +205,7 @@ class DreamerV3(Dreamer):
             self.critic_loss, discount=discount, lambda_=lambda_, scale=replay_critic_scale
         )
         self.slow_update = self._slow_update(1 - critic_ema_decay, critic_update_every)
-        self.starts, self.lambda_ = imagination_starts, lambda_
+        self.imagination_starts, self.lambda_ = imagination_starts, lambda_
         self.precision = autocast_dtype(precision)
         if compile:
             for part in (model, self.imagination, self.actor_loss, self.critic_loss):
@@ -249,9 +249,7 @@ class DreamerV3(Dreamer):
 
     def _losses(self, sample: TensorDictBase) -> list[TensorDict]:
         model_losses = self.world_model_loss(sample)
-        latents, records = model_losses["latents"], sample[:, 1:]
-        if self.starts:
-            latents, records = latents[:, -self.starts :], records[:, -self.starts :]
+        latents, records = self._starts(model_losses["latents"], sample[:, 1:])
         trajectory = self.imagination(latents)
         rows, _ = align_v3(trajectory, self.lambda_, self.discount)
         self.start_mask(records, rows)
