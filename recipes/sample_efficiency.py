@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
+from torch import nn
 from torchrl.envs import EnvBase, PendulumEnv, step_mdp
 
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, Planner
@@ -28,7 +29,6 @@ from torchrl_wm.training.assembly import load_agent
 from torchrl_wm.training.configuration import instantiate
 from torchrl_wm.training.loop import with_latents
 from torchrl_wm.training.run_folder import code_version
-from torchrl_wm.world_models import WorldModel
 
 _ELITES = {"CEM": 0.1, "CEM, warm start": 0.1, "iCEM": 0.25, "MPPI": 0.125}  # of the candidates
 PLANNERS = {
@@ -46,7 +46,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Measures every point, then writes the three files."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
-    play = partial(play_in_model, options) if options.run else partial(play_in_pendulum, options)
+    play = partial(play_in_pendulum, options)
+    if options.run:
+        run = RunFolder.open(options.run)
+        # The environments that come with the agent carry the plan of its own planner.
+        algorithm, _, _ = load_agent(run, torch.device("cpu"), num_envs=1)
+        env_config = OmegaConf.create(run.config).env
+        play = partial(play_in_model, options, algorithm, env_config)
     rows = []
     for name in options.planners:
         for candidates in options.candidates:
@@ -113,18 +119,15 @@ def start(env: EnvBase, seed: int, episodes: int) -> TensorDict:
     return env.reset(env.gen_params(batch_size=[episodes]), set_state=False)
 
 
-def play_in_model(options, make: Callable[..., Planner]) -> tuple[dict[int, np.ndarray], float]:
+def play_in_model(
+    options, algorithm: nn.Module, env_config: DictConfig, make: Callable[..., Planner]
+) -> tuple[dict[int, np.ndarray], float]:
     """Returns of the episodes of each seed, and trajectories of one decision, in the environment."""
-    run = RunFolder.open(options.run)
-    algorithm, env, _ = load_agent(run, torch.device("cpu"), num_envs=1)
-    env.close()
-    model: WorldModel = algorithm.world_model
-    returns, decisions, tried = {}, 0, 0
+    model, returns, decisions, tried = algorithm.world_model, {}, 0, 0
     for seed in options.seeds:
         planner = make(model)
         counter = Counter(planner)
         policy = PlanningPolicy(model, planner, preprocess=algorithm.quantize)
-        env_config = OmegaConf.create(run.config).env
         env = with_latents(instantiate(env_config, seed=seed, num_envs=options.episodes), policy)
         seed_everything(seed)
         result = Evaluator(env, policy, options.episodes, seed=seed).evaluate()
