@@ -53,22 +53,26 @@ def main(arguments: list[str] | None = None) -> None:
         algorithm, _, _ = load_agent(run, torch.device("cpu"), num_envs=1)
         env_config = OmegaConf.create(run.config).env
         play = partial(play_in_model, options, algorithm, env_config)
-    rows = []
+    rows, version = [], code_version()
     for name in options.planners:
         for candidates in options.candidates:
             returns, trajectories = play(make_planner(name, candidates, options.horizon))
             rows += [describe(name, candidates, trajectories, *item) for item in returns.items()]
             mean = np.mean([row["mean"] for row in rows[-len(returns) :]])
             print(f"{name}, {trajectories:.0f} trajectories: return {mean:.1f}", flush=True)
-    out = Path(options.out)
+            write(Path(options.out), rows, version)  # it takes long: what there is, is kept
+    print(Path(options.out).with_suffix(".md").read_text())
+
+
+def write(out: Path, rows: list[dict], version: dict[str, str]) -> None:
+    """Writes the three files."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    out.with_suffix(".md").write_text(report(out.name, rows))
+    out.with_suffix(".md").write_text(report(out.name, rows, version))
     draw(out.with_suffix(".png"), out.name, rows)
-    print(out.with_suffix(".md").read_text())
 
 
 def make_planner(name: str, candidates: int, horizon: int) -> Callable[..., Planner]:
@@ -167,10 +171,9 @@ def names(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["planner"] for row in rows))
 
 
-def report(name: str, rows: list[dict]) -> str:
+def report(name: str, rows: list[dict], version: dict[str, str]) -> str:
     """Command, returns, and how many trajectories iCEM needs for the mean return of each other."""
     seeds = sorted({row["seed"] for row in rows})
-    version = code_version()
     lines = [
         f"# {name}",
         "",
@@ -225,6 +228,7 @@ def draw(path: Path, name: str, rows: list[dict]) -> None:
     axes.set(title=name, xlabel="trajectories for one decision", ylabel="return", xscale="log")
     axes.legend()
     figure.savefig(path, dpi=80, bbox_inches="tight")
+    pyplot.close(figure)
 
 
 def _parser() -> argparse.ArgumentParser:
