@@ -10,7 +10,7 @@ from torchrl_wm.functional.images import (
 from torchrl_wm.functional.n_step import n_step_returns
 from torchrl_wm.functional.noise import coloured_noise
 from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
-from torchrl_wm.functional.returns import lambda_return
+from torchrl_wm.functional.returns import discount_of_length, lambda_return
 from torchrl_wm.functional.scaling import min_max_scale, simnorm
 from torchrl_wm.functional.transforms import (
     symexp,
@@ -25,6 +25,7 @@ __all__ = [
     "categorical_kl",
     "centre_image",
     "coloured_noise",
+    "discount_of_length",
     "gaussian_kl",
     "image_to_uint8",
     "importance_weights",
