@@ -39,7 +39,7 @@ def episode(golden, j, terminated, behind=60):
     return torch.cat([own, other])
 
 
-def recorded_targets(golden, j, unroll, td_steps, mode):
+def recorded_targets(golden, j, unroll, td_steps, mode, **options):
     return UnrolledTargets(
         ActionEncoding(OneHot(golden[f"ep{j}_policies"].shape[1])),
         root=0,
@@ -47,6 +47,7 @@ def recorded_targets(golden, j, unroll, td_steps, mode):
         td_steps=td_steps,
         discount=float(golden[f"ep{j}_discount"]),
         two_players=bool(mode),
+        **options,
     )
 
 
@@ -91,6 +92,21 @@ def test_windows_equal_the_recorded_ones(golden, ending):
         valid = golden[f"ep{j}_unroll_action_valid"]
         same = (out["action"] == windows["previous_action"][:, : unroll + 1]).all(-1)[:, 1:]
         assert same[valid].all() and (out["action"].sum(-1)[:, 1:] == 1).all()
+
+
+@pytest.mark.golden("nstep_targets*")
+@pytest.mark.parametrize("ending", ["terminal", "truncated"])
+@pytest.mark.parametrize("horizon", [3, 5])
+def test_sums_of_rewards_equal_the_recorded_ones(golden, horizon, ending):
+    for j, (length, td_steps, unroll, mode) in enumerate(golden["episodes"].tolist()):
+        targets = recorded_targets(golden, j, unroll, td_steps, mode, value_prefix_horizon=horizon)
+        records = episode(golden, j, ending == "terminal", behind=targets.length)
+        out = targets(torch.stack([records[t : t + targets.length] for t in range(length)]))
+        sums = out["target", "reward"][:, 1 : unroll + 1, 0]
+        golden.close(sums, f"ep{j}_value_prefix_h{horizon}", 1e-9)
+        trained = out["target", "reward_mask"][:, 1 : unroll + 1, 0]
+        inside = torch.arange(length)[:, None] + torch.arange(1, unroll + 1) <= length
+        assert torch.equal(trained, inside | (ending == "terminal"))
 
 
 def windows(ends, terminated=True):

@@ -1,7 +1,8 @@
 """MuZero (https://arxiv.org/abs/1911.08265) and its relatives: one agent, parts chosen by argument.
 
 The planner makes it MuZero or Gumbel MuZero, ``reanalyze_ratio`` MuZero Reanalyze, ``use_consistency``
-with priorities EfficientZero; with a ``simulator`` to search in instead of the model it is AlphaZero.
+and ``use_value_prefix`` with priorities EfficientZero; with a ``simulator`` to search in instead of the
+model it is AlphaZero.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class MuZero(nn.Module):
             rule falls to a half, and after three quarters to a quarter; 0 leaves it. Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
         value_scale (float, optional): weight of the value. Defaults to ``0.25``.
+        use_value_prefix (bool, optional): learn sums of rewards instead of rewards. Defaults to
+            ``False``.
+        value_prefix_horizon (int, optional): steps after which the sums begin anew, in training and in
+            the search. Defaults to ``5``.
         use_consistency (bool, optional): compare predicted hidden states with those of the
             observations that came. Defaults to ``False``.
         consistency_scale (float, optional): weight of that term. Defaults to ``2.0``.
@@ -109,6 +114,8 @@ class MuZero(nn.Module):
         policy_scale: float = 1.0,
         value_scale: float = 0.25,
         reward_scale: float = 1.0,
+        use_value_prefix: bool = False,
+        value_prefix_horizon: int = 5,
         use_consistency: bool = False,
         consistency_scale: float = 2.0,
         use_reconstruction: bool = False,
@@ -121,9 +128,14 @@ class MuZero(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        flags = {"use_consistency": use_consistency, "use_reconstruction": use_reconstruction}
         factory = world_model or make_muzero
-        chosen = {"support": support, **flags}
+        chosen = {
+            "support": support,
+            "use_value_prefix": use_value_prefix,
+            "value_prefix_horizon": value_prefix_horizon,
+            "use_consistency": use_consistency,
+            "use_reconstruction": use_reconstruction,
+        }
         self.world_model = build_world_model(factory, observation_spec, action_spec, chosen)
         self.to(device)
         self.loss = MuZeroLoss(
@@ -150,6 +162,7 @@ class MuZero(nn.Module):
         self.evaluation_policy = SearchingPolicy(self.world_model, make_search(greedy=True))
         found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
         self.searched = [key for key in found if key in self.policy.note_keys]
+        prefix = self.world_model.value_prefix
         self.targets = UnrolledTargets(
             self.world_model.action_encoding,
             root=ROOT,
@@ -157,6 +170,7 @@ class MuZero(nn.Module):
             td_steps=td_steps,
             discount=discount,
             two_players=two_players,
+            value_prefix_horizon=None if prefix is None else prefix.horizon,
         )
         self.use_mcts_targets, self.reanalyze_ratio = use_mcts_targets, reanalyze_ratio
         self.sampler = partial(
@@ -230,8 +244,7 @@ class MuZero(nn.Module):
     @torch.no_grad()
     def plan(self, records: TensorDictBase) -> TensorDictBase:
         """A greedy search from observations ``[N]``, such as positions of games: writes ``action``."""
-        model, (hidden,) = self.world_model, self.world_model.latent_keys
-        return self.evaluation_policy.search(records.set(hidden, model.represent(records)))
+        return self.evaluation_policy.search(records.update(self.world_model.roots(records)))
 
     def _set_temperature(self) -> None:
         if self.temperature_decay:
@@ -251,10 +264,9 @@ class MuZero(nn.Module):
 
     @torch.no_grad()
     def _search_again(self, records: TensorDictBase) -> TensorDictBase:
-        model, (hidden,) = self.world_model, self.world_model.latent_keys
         records = records.to(self.updates.device)
         rows = records.select(*self.search.in_keys, keys.ACTION_MASK, strict=False)
-        return self.search(rows.set(hidden, model.represent(records)))
+        return self.search(rows.update(self.world_model.roots(records)))
 
     def _version(self) -> int:
         return int(self.updates)

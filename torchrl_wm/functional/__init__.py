@@ -7,7 +7,7 @@ from torchrl_wm.functional.images import (
     quantize_image,
     scale_image,
 )
-from torchrl_wm.functional.n_step import n_step_returns
+from torchrl_wm.functional.n_step import n_step_returns, value_prefixes
 from torchrl_wm.functional.noise import coloured_noise
 from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
 from torchrl_wm.functional.returns import discount_of_length, lambda_return
@@ -42,4 +42,5 @@ __all__ = [
     "two_hot",
     "two_hot_log_prob",
     "two_hot_mean",
+    "value_prefixes",
 ]

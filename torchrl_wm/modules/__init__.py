@@ -67,6 +67,7 @@ from torchrl_wm.modules.outputs import (
 )
 from torchrl_wm.modules.residual import ResidualBlock, ResidualImageEncoder
 from torchrl_wm.modules.styles import NETWORKS, SIZES
+from torchrl_wm.modules.value_prefix import PrefixReward, ValuePrefix
 
 __all__ = [
     "ActionEncoding",
@@ -135,4 +136,6 @@ __all__ = [
     "actor_head",
     "make_decoder",
     "make_encoder",
+    "PrefixReward",
+    "ValuePrefix",
 ]
