@@ -44,6 +44,9 @@ HIDDEN = "hidden"
 REWARD_MEMORY = "reward_memory"
 """``[..., M]`` float: what a value prefix carries, see :class:`~torchrl_wm.modules.ValuePrefix`."""
 
+FRAMES = "frames"
+"""Nested, ``[..., K - 1, C, H, W]`` below it: the screens before the one that is observed."""
+
 # What a model predicts ------------------------------------------------------------------------
 CONTINUATION = "continuation"
 """``[..., 1]`` float: predicted probability that the episode goes on, used as a weight."""

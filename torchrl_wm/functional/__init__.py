@@ -1,6 +1,7 @@
 """Equations on plain tensors."""
 
 from torchrl_wm.functional.divergences import categorical_kl, gaussian_kl
+from torchrl_wm.functional.frames import stack_frames
 from torchrl_wm.functional.images import (
     centre_image,
     image_to_uint8,
@@ -36,6 +37,7 @@ __all__ = [
     "quantize_image",
     "scale_image",
     "simnorm",
+    "stack_frames",
     "symexp",
     "symexp_bins",
     "symlog",

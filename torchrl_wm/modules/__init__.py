@@ -35,6 +35,7 @@ from torchrl_wm.modules.encoders import (
     VectorEncoder,
     make_encoder,
 )
+from torchrl_wm.modules.frame_stack import FrameStack, stacking
 from torchrl_wm.modules.heads import (
     BernoulliHead,
     Head,
@@ -138,4 +139,6 @@ __all__ = [
     "make_encoder",
     "PrefixReward",
     "ValuePrefix",
+    "FrameStack",
+    "stacking",
 ]
