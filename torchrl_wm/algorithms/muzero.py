@@ -52,7 +52,7 @@ class MuZero(nn.Module):
             ``"package.module:function"``), in which is searched instead of in the model: AlphaZero,
             with ``unroll_steps=0``. Defaults to none.
         frame_stack (int, optional): screens of successive steps that are seen together. Defaults to 4
-            where screens are observed; boards and vectors are not stacked.
+            where screens are observed; boards, vectors and what a simulator shows are not stacked.
         two_players (bool, optional): two sides take turns in the environment, which says ``to_play``
             and whose values and rewards are those of the side to move. Defaults to ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
@@ -136,7 +136,9 @@ class MuZero(nn.Module):
     ):
         super().__init__()
         # Row 0 of a sample trains nothing, and a root needs the screens before it.
-        self.frames, self.root = stacking(observation_spec, frame_stack), 1
+        self.frames, self.root = None, 1
+        if simulator is None:
+            self.frames = stacking(observation_spec, frame_stack)
         if self.frames is not None:
             observation_spec = self.frames.observation_spec
             self.root = max(1, self.frames.count - 1)
