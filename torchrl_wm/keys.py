@@ -41,6 +41,12 @@ STATE = "state"
 HIDDEN = "hidden"
 """``[..., S]`` float: the hidden state of MuZero's model."""
 
+REWARD_MEMORY = "reward_memory"
+"""``[..., M]`` float: what a value prefix carries, see :class:`~torchrl_wm.modules.ValuePrefix`."""
+
+FRAMES = "frames"
+"""Nested, ``[..., K - 1, C, H, W]`` below it: the screens before the one that is observed."""
+
 # What a model predicts ------------------------------------------------------------------------
 CONTINUATION = "continuation"
 """``[..., 1]`` float: predicted probability that the episode goes on, used as a weight."""
@@ -81,7 +87,8 @@ VALUE_TARGET = ("target", "value")
 """``[..., 1]`` float: the return of a record, zero past the end of the episode."""
 
 REWARD_TARGET = ("target", "reward")
-"""``[..., 1]`` float: the reward that arrives with a record, zero past the end."""
+"""``[..., 1]`` float: the reward that arrives with a record, zero past the end; or the sum of those
+since the root or the last reset, where a model predicts value prefixes."""
 
 UNROLL_ACTION = ("target", "action")
 """``[..., A]`` float: the encoded action that leads to a record, drawn at random past the end."""

@@ -21,7 +21,13 @@ VARIANTS = {
     "muzero": {},
     "gumbel": {"planner": {"rule": GumbelRule()}, "use_mcts_targets": False},
     "sampled": {"planner": {"num_sampled_actions": 3}, "env": "Pendulum-v1", "entropy": 1e-2},
-    "efficientzero": {"reanalyze_ratio": 0.5, "priority_alpha": 0.6, "use_consistency": True},
+    "efficientzero": {
+        "reanalyze_ratio": 0.5,
+        "priority_alpha": 0.6,
+        "use_consistency": True,
+        "use_value_prefix": True,
+        "value_prefix_horizon": 1,
+    },
     "reconstruction": {"use_reconstruction": True},
 }
 

@@ -11,7 +11,7 @@ from torchrl_wm.data import BootstrapValues, UnrolledTargets
 from torchrl_wm.modules import ActionEncoding
 
 
-def episode(golden, j, terminated):
+def episode(golden, j, terminated, behind=60):
     """The step records of a recorded episode, with numbers of another one behind it."""
     rewards, policies = golden[f"ep{j}_rewards"], golden[f"ep{j}_policies"]
     length, marker = len(rewards), 1e6
@@ -31,27 +31,46 @@ def episode(golden, j, terminated):
         terminated=ends,
         batch_size=[length + 1],
     )
-    other = own[:1].clone().expand(60).clone()
+    other = own[:1].clone().expand(behind).clone()
     for key in ("reward", "bootstrap_value"):
-        other[key] = torch.full((60, 1), marker, dtype=torch.float64)
-    other["is_last"] = other["terminated"] = torch.zeros(60, 1, dtype=torch.bool)
-    other["to_play"] = torch.zeros(60, 1, dtype=torch.int64)
+        other[key] = torch.full((behind, 1), marker, dtype=torch.float64)
+    other["is_last"] = other["terminated"] = torch.zeros(behind, 1, dtype=torch.bool)
+    other["to_play"] = torch.zeros(behind, 1, dtype=torch.int64)
     return torch.cat([own, other])
+
+
+def recorded_targets(golden, j, unroll, td_steps, mode, **options):
+    return UnrolledTargets(
+        ActionEncoding(OneHot(golden[f"ep{j}_policies"].shape[1])),
+        root=0,
+        unroll_steps=unroll,
+        td_steps=td_steps,
+        discount=float(golden[f"ep{j}_discount"]),
+        two_players=bool(mode),
+        **options,
+    )
+
+
+@pytest.mark.golden("nstep_targets*")
+@pytest.mark.parametrize("ending", ["terminal", "truncated"])
+def test_values_of_whole_episodes_equal_the_recorded_ones(golden, ending):
+    for j, (length, td_steps, unroll, mode) in enumerate(golden["episodes"].tolist()):
+        targets = recorded_targets(golden, j, length + unroll, td_steps, mode)
+        records = episode(golden, j, ending == "terminal", behind=targets.length)
+        value = targets(records[: targets.length])["target", "value"][:, 0]
+        expected = golden[f"ep{j}_value_target_{ending}"]
+        torch.testing.assert_close(value[: len(expected)], expected, rtol=0, atol=1e-9)
+        if ending == "terminal":
+            error = (golden[f"ep{j}_root_values"] - value[:length]).abs()
+            golden.close(error, f"ep{j}_priority_terminal", 1e-9)
 
 
 @pytest.mark.golden("nstep_targets*")
 @pytest.mark.parametrize("ending", ["terminal", "truncated"])
 def test_windows_equal_the_recorded_ones(golden, ending):
     for j, (length, td_steps, unroll, mode) in enumerate(golden["episodes"].tolist()):
-        records = episode(golden, j, ending == "terminal")
-        targets = UnrolledTargets(
-            ActionEncoding(OneHot(records["search_policy"].shape[1])),
-            root=0,
-            unroll_steps=unroll,
-            td_steps=td_steps,
-            discount=float(golden[f"ep{j}_discount"]),
-            two_players=bool(mode),
-        )
+        targets = recorded_targets(golden, j, unroll, td_steps, mode)
+        records = episode(golden, j, ending == "terminal", behind=targets.length)
         windows = torch.stack([records[t : t + targets.length] for t in range(length)])
         out = targets(windows)["target"][:, : unroll + 1]
         expected = golden[f"ep{j}_unroll_value_{ending}"]
@@ -67,11 +86,31 @@ def test_windows_equal_the_recorded_ones(golden, ending):
         scored = torch.ones_like(inside) if ending == "terminal" else inside
         assert torch.equal(out["value_mask"][..., 0], scored)
         assert torch.equal(out["reward_mask"][:, 1:, 0], scored[:, 1:])
-        assert not out["reward_mask"][:, 0].any()
+        trained = golden[f"ep{j}_unroll_reward_mask"] & scored
+        assert torch.equal(out["reward_mask"][..., 0], trained)
         assert torch.equal(out["observed_mask"][..., 0], inside)
         valid = golden[f"ep{j}_unroll_action_valid"]
         same = (out["action"] == windows["previous_action"][:, : unroll + 1]).all(-1)[:, 1:]
         assert same[valid].all() and (out["action"].sum(-1)[:, 1:] == 1).all()
+
+
+@pytest.mark.golden("nstep_targets*")
+@pytest.mark.parametrize("ending", ["terminal", "truncated"])
+def test_sums_of_rewards_equal_the_recorded_ones(golden, ending):
+    for j, (length, td_steps, unroll, mode) in enumerate(golden["episodes"].tolist()):
+        names = [name for name in golden.entries if name.startswith(f"ep{j}_value_prefix_h")]
+        assert names
+        for name in names:
+            horizon = int(name.rpartition("_h")[2])
+            options = {"value_prefix_horizon": horizon}
+            targets = recorded_targets(golden, j, unroll, td_steps, mode, **options)
+            records = episode(golden, j, ending == "terminal", behind=targets.length)
+            rows = torch.stack([records[t : t + targets.length] for t in range(length)])
+            out = targets(rows)["target"][:, 1 : unroll + 1]
+            golden.close(out["reward"][..., 0], name, 1e-9)
+            inside = torch.arange(length)[:, None] + torch.arange(1, unroll + 1) <= length
+            trained = inside | (ending == "terminal")
+            assert torch.equal(out["reward_mask"][..., 0], trained)
 
 
 def windows(ends, terminated=True):

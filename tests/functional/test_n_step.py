@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchrl_wm.functional import n_step_returns
+from torchrl_wm.functional import n_step_returns, value_prefixes
 
 
 def records(rewards, values):
@@ -39,6 +39,21 @@ def test_returns_equal_the_recorded_ones(golden, ending):
         assert known.all()
         expected = golden[f"ep{j}_value_target_{ending}"][: length + 1]
         torch.testing.assert_close(target, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.golden("nstep_targets*")
+def test_value_prefixes_equal_the_recorded_ones(golden):
+    for j in range(len(golden["episodes"])):
+        rewards = golden[f"ep{j}_unroll_reward"][:, 1:]
+        names = [n for n in golden.entries if n.startswith(f"ep{j}_value_prefix_h")]
+        assert names
+        for name in names:
+            golden.close(value_prefixes(rewards, int(name.rpartition("_h")[2])), name, 1e-9)
+
+
+def test_a_value_prefix_needs_a_step():
+    with pytest.raises(ValueError, match="value_prefix_horizon=0 must be at least 1"):
+        value_prefixes(torch.ones(3), 0)
 
 
 def test_the_window_says_what_it_cannot_know():

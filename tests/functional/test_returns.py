@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchrl_wm.functional.returns import lambda_return
+from torchrl_wm.functional.returns import discount_of_length, lambda_return
 
 
 @pytest.mark.golden("v1_lambda_return", "v2_lambda_return")
@@ -48,3 +48,14 @@ def test_by_hand():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="next_value has shape"):
         lambda_return(torch.zeros(2, 3), torch.zeros(3), 1.0, 1.0, time_dim=1)
+
+
+@pytest.mark.golden("misc*")
+def test_discounts_of_episode_lengths_equal_the_recorded_ones(golden):
+    found = [discount_of_length(length) for length in golden["discount_episode_length"].tolist()]
+    golden.close(torch.tensor(found, dtype=torch.float64), "discount", 1e-9)
+
+
+def test_an_episode_has_a_step():
+    with pytest.raises(ValueError, match="episode_length=0 must be positive"):
+        discount_of_length(0)

@@ -33,6 +33,18 @@ def test_two_hot_equals_the_reference(golden):
     golden.close(torch.softmax(logits, -1) - gradient, "out/target_probs")
 
 
+@pytest.mark.golden("misc*")
+def test_codes_of_td_mpc2_equal_the_recorded_ones(golden):
+    squashed = symlog(golden["tdmpc2_x"])
+    golden.close(squashed, "tdmpc2_symlog", 1e-9)
+    bins = torch.linspace(-10, 10, golden["tdmpc2_twohot"].shape[-1], dtype=torch.float64)
+    lower, upper, weight = two_hot(squashed, bins)
+    code = torch.zeros_like(golden["tdmpc2_twohot"])
+    code.scatter_add_(-1, lower.unsqueeze(-1), (1 - weight).unsqueeze(-1))
+    code.scatter_add_(-1, upper.unsqueeze(-1), weight.unsqueeze(-1))
+    golden.close(code, "tdmpc2_twohot", 1e-9)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 41, 254, 255])
 def test_equal_logits_predict_exactly_zero(count):
     bins = symexp_bins(count)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torchrl.modules.functional import signed_hyperbolic, signed_parabolic
 
 from torchrl_wm.functional import two_hot
 from torchrl_wm.modules import HyperbolicTwoHot, HyperbolicTwoHotHead, HyperbolicTwoHotOutput
@@ -16,37 +19,58 @@ def dense(value, atoms):
     return codes[0] * (1 - weight[..., None]) + codes[1] * weight[..., None]
 
 
+def counts(golden, name):
+    """The numbers of atoms for which the file has ``name_<count>``."""
+    found = [re.fullmatch(rf"{name}_(\d+)", entry) for entry in golden.entries]
+    found = sorted(int(match[1]) for match in found if match)
+    assert found
+    return found
+
+
 @pytest.mark.golden("value_transform*")
-@pytest.mark.parametrize("count", [601, 51, 21, 101])
-def test_codes_equal_the_recorded_ones(golden, count):
-    low, high = golden[f"twohot_{count}_range"].tolist()
-    atoms = torch.linspace(low, high, count, dtype=torch.float64)
-    golden.close(dense(golden["twohot_x"], atoms), f"twohot_{count}", 1e-9)
+def test_the_transform_equals_the_recorded_one(golden):
+    x, epsilon = golden["x"], float(golden["epsilon"])
+    h = signed_hyperbolic(x, epsilon)
+    golden.close(h, "h", 1e-9)
+    # The recorded inverse is the textbook one, which cancels: 1e-9 of the largest number.
+    golden.close(signed_parabolic(golden["h"], epsilon), "h_inv_of_h", 1e-9)
+    inverse = signed_parabolic(x.clamp(-300, 300), epsilon)
+    golden.close(inverse, "h_inv_of_x_clipped", 1e-9)
+
+
+@pytest.mark.golden("value_transform*")
+def test_codes_equal_the_recorded_ones(golden):
+    for count in counts(golden, "twohot"):
+        low, high = golden[f"twohot_{count}_range"].tolist()
+        atoms = torch.linspace(low, high, count, dtype=torch.float64)
+        golden.close(dense(golden["twohot_x"], atoms), f"twohot_{count}", 1e-9)
 
 
 @pytest.mark.golden("value_transform*")
 def test_targets_are_coded_after_the_transform(golden):
-    atoms = HyperbolicTwoHotOutput(300).atoms
-    code = golden["value_two_hot_601"].double()
-    # With a uniform prediction but for one atom, the likelihood reads that atom's share of the code.
-    x = golden["x"].float().unsqueeze(-1)
-    uniform = torch.zeros(len(x), 601)
-    base = HyperbolicTwoHot(uniform, atoms).log_prob(x)
-    for atom in (300, 301, 290, 600):
-        bumped = uniform.clone()
-        bumped[:, atom] = 1.0
-        # log_prob = sum(code * logits) - logsumexp(logits)
-        change = HyperbolicTwoHot(bumped, atoms).log_prob(x) - base
-        shift = bumped.logsumexp(-1) - uniform.logsumexp(-1)
-        torch.testing.assert_close((change + shift).double(), code[:, atom], rtol=0, atol=2e-5)
+    for count in counts(golden, "value_two_hot"):
+        output = HyperbolicTwoHotOutput((count - 1) // 2)
+        x = golden["x"].float().unsqueeze(-1)
+        # The gradient of a cross-entropy is the code less the prediction.
+        logits = torch.zeros(len(x), count, requires_grad=True)
+        (gradient,) = torch.autograd.grad(output(logits).log_prob(x).sum(), logits)
+        code = gradient + 1 / count
+        # In single precision near 300 an atom's share is known to 300 * 2 ** -23.
+        expected = golden[f"value_two_hot_{count}"]
+        torch.testing.assert_close(code.double(), expected, rtol=0, atol=4e-5)
 
 
 @pytest.mark.golden("value_transform*")
 def test_values_are_decoded_as_recorded(golden):
-    logits, atoms = golden["logits_601"].float(), HyperbolicTwoHotOutput(300).atoms
-    decoded = HyperbolicTwoHot(logits, atoms).mean.squeeze(-1)
-    expected = golden["decoded_from_logits_601"]
-    torch.testing.assert_close(decoded.double(), expected, rtol=1e-4, atol=1e-3)
+    for count in counts(golden, "logits"):
+        output = HyperbolicTwoHotOutput((count - 1) // 2)
+        code = golden[f"value_two_hot_{count}"].float()
+        for logits, name in (
+            (golden[f"logits_{count}"].float(), f"decoded_from_logits_{count}"),
+            (code.clamp_min(1e-38).log(), f"value_decoded_{count}"),
+        ):
+            decoded = output(logits).mean.squeeze(-1).double()
+            torch.testing.assert_close(decoded, golden[name], rtol=1e-4, atol=1e-3)
 
 
 def test_an_untrained_head_predicts_exactly_zero():

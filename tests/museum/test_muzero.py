@@ -12,6 +12,7 @@ from torchrl_wm.functional import n_step_returns, two_hot
 from torchrl_wm.modules import ActionEncoding, HyperbolicTwoHot, HyperbolicTwoHotOutput
 from torchrl_wm.objectives import MuZeroLoss
 from torchrl_wm.objectives.muzero_loss import scale_gradient
+from torchrl_wm.planners import SearchPolicy
 from torchrl_wm.world_models import make_muzero
 
 OBSERVATIONS = Composite(observation=Unbounded(4))
@@ -27,12 +28,11 @@ def model(**options):
     return made
 
 
-def sample(batch=4, last=None, terminated=True, steps=UNROLL, td_steps=2):
+def sample(batch=4, last=None, terminated=True, steps=UNROLL, td_steps=2, **options):
     """Sequences with targets; ``last`` is the position of a final record."""
     torch.manual_seed(1)
-    targets = UnrolledTargets(
-        ActionEncoding(ACTIONS), root=ROOT, unroll_steps=steps, td_steps=td_steps, discount=0.9
-    )
+    options |= {"root": ROOT, "unroll_steps": steps, "td_steps": td_steps, "discount": 0.9}
+    targets = UnrolledTargets(ActionEncoding(ACTIONS), **options)
     shape = [batch, targets.length]
     ends = torch.zeros(*shape, 1, dtype=torch.bool)
     if last is not None:
@@ -127,6 +127,47 @@ def test_nothing_is_trained_behind_a_truncation():
         found.append(loss(model())(rows))
     for key in ("loss_value", "loss_reward", "loss_policy"):
         assert torch.equal(found[0][key], found[1][key])
+
+
+def test_sums_of_rewards_are_compared_with_sums_that_begin_anew_where_the_model_does():
+    """A reference code begins the targets of a batch anew at steps that drift from sample to sample."""
+    world_model = model(use_value_prefix=True, value_prefix_horizon=2)
+    rows = sample(value_prefix_horizon=2)
+    rewards = rows["reward"][:, ROOT + 1 : ROOT + UNROLL + 1, 0]
+    targets = rows["target", "reward"][:, ROOT + 1 : ROOT + UNROLL + 1, 0]
+    torch.testing.assert_close(targets[:, 1], rewards[:, 0] + rewards[:, 1])
+    torch.testing.assert_close(targets[:, 2], rewards[:, 2])
+    hidden = [world_model.represent(rows[:, ROOT])]
+    for action in rows["target", "action"][:, ROOT + 1 : ROOT + UNROLL + 1].unbind(1):
+        hidden.append(world_model.advance(hidden[-1], action))
+    predicted = world_model.value_prefix.unroll(torch.stack(hidden, 1))
+    wanted = torch.cat([torch.zeros(len(rows), 1), targets], 1).unsqueeze(-1)
+    expected = -predicted.log_prob(wanted)[:, 1:].sum(1).mean() / UNROLL
+    torch.testing.assert_close(loss(world_model)(rows)["loss_reward"], expected)
+
+
+def test_a_search_begins_the_value_prefix_anew_by_depth():
+    """A reference code takes the difference to the node that it visited before, not to the parent."""
+    world_model = model(use_value_prefix=True, value_prefix_horizon=2)
+    search = SearchPolicy(world_model, num_simulations=60, executor="numba")
+    torch.manual_seed(3)
+    roots = world_model.roots(TensorDict(observation=torch.randn(2, 4), batch_size=[2]))
+    tree = search.trees(roots)
+    deepest = 0
+    for row in range(2):
+        for node in range(1, 61):
+            path = [node]
+            while tree["parents"][row, path[0]] >= 0:
+                path.insert(0, int(tree["parents"][row, path[0]]))
+            hidden = tree["latents", "hidden"][row, path].unsqueeze(0)
+            sums = world_model.value_prefix.unroll(hidden).mean[0, :, 0]
+            depth = len(path) - 1
+            before = sums[depth - 1] if (depth - 1) % 2 else 0.0
+            torch.testing.assert_close(
+                tree["rewards"][row, node], sums[depth] - before, rtol=1e-3, atol=1e-4
+            )
+            deepest = max(deepest, depth)
+    assert deepest > 3
 
 
 # -- gradients ------------------------------------------------------------------------------------

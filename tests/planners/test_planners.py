@@ -192,7 +192,9 @@ def test_returns_that_are_not_finite_never_win(name, value, reach, generator):
     action = act(make(name, env, generator=generator), env)["action"]
     torch.testing.assert_close(action, torch.full((2,), 0.5), atol=0.2, rtol=0)
     nowhere = reach(UNIT, torch.nan)
-    assert act(make(name, nowhere, generator=generator), nowhere)["action"].isfinite().all()
+    with pytest.warns(UserWarning, match="no candidate has a finite return"):
+        action = act(make(name, nowhere, generator=generator), nowhere)["action"]
+    assert action.isfinite().all()
 
 
 def test_numbers_without_bounds_and_bounds_that_only_clip(reach, generator):
@@ -354,6 +356,26 @@ def test_fewer_samples_in_later_iterations(reach):
 # -- Bad input ---------------------------------------------------------------------------------
 
 
+WIDEST = Bounded(torch.finfo(torch.float32).min, torch.finfo(torch.float32).max, (1,))
+
+
+def blind_to_reward():
+    model = make_identity(Composite(observation=Unbounded(2)), Composite(action=UNIT), units=8)
+    model.reward_head = None
+    return model
+
+
+@every_planner
+def test_rewards_that_are_never_finite_are_named(name, reach):
+    env = reach(UNIT, torch.nan)
+    with pytest.warns(UserWarning, match=r"1 of 1 rows no candidate.*\('next', 'reward'\).*'goal'"):
+        act(make(name, env), env)
+    some = env.reset(TensorDict(batch_size=[3]))
+    some["goal"][1:] = 0.0
+    with pytest.warns(UserWarning, match="1 of 3 rows"):
+        make(name, env)(some)
+
+
 def test_bad_input_is_named(reach):
     env = reach(UNIT)
     locked = SerialEnv(1, lambda: reach(UNIT))
@@ -363,7 +385,16 @@ def test_bad_input_is_named(reach):
         (reach(Bounded(-1, 1, (0,))), {}, ValueError, "'action'.* is empty"),
         (reach(Bounded(0.0, torch.inf, (1,))), {}, ValueError, "infinite bounds.*scale_by_bounds"),
         (nn.Linear(1, 1), {}, TypeError, "environment or a world model, not Linear"),
-        (env, {"planning_horizon": 0}, ValueError, "planning_horizon=0 must be at least 1"),
+        (reach(WIDEST), {}, ValueError, "infinite bounds.*scale_by_bounds"),
+        (env, {"planning_horizon": 0}, ValueError, "planning_horizon=0 must be .* at least 1"),
+        (env, {"optim_steps": 0}, ValueError, "optim_steps=0 must be .* at least 1"),
+        (env, {"num_candidates": 0}, ValueError, "num_candidates=0 must be .* at least 1"),
+        (env, {"num_candidates": 8.5}, ValueError, "num_candidates=8.5 must be a whole number"),
+        (env, {"top_k": "3"}, ValueError, "top_k='3' must be a whole number"),
+        (env, {"discount": 1.5}, ValueError, "discount=1.5 must lie between 0 and 1"),
+        (env, {"reward_key": "reward"}, ValueError, r"'reward' is nothing.*\('next', 'reward'\)"),
+        (env, {"reward_key": ("next", "agent", "score")}, ValueError, "score.*Reach writes"),
+        (blind_to_reward(), {}, ValueError, "Identity has no reward head.*reward_head="),
         (env, {"select": "median"}, ValueError, "'median'.*'mean' or 'best'"),
         (env, {"momentum": 1.0}, ValueError, "momentum=1.0 must be at least 0 and below 1"),
         (env, {"min_std": 2.0, "max_std": 1.0}, ValueError, "min_std=2.0, max_std=1.0"),

@@ -112,8 +112,15 @@ def test_mppi_refit_of_td_mpc2(golden):
     # There a return that is not a number counts as 0; here it would never be an elite.
     planner.simulator = Known(planner.simulator.encoding, values.nan_to_num(0.0))
     refits = []
-    planner._refit = lambda *args, refit=planner._refit: refits.append(refit(*args)) or refits[-1]
+    given = []
+    planner._refit = lambda *args, refit=planner._refit: (
+        given.append(args) or refits.append(refit(*args)) or refits[-1]
+    )
     planner.plan(model.initial([1]), noise=[actions.transpose(0, 1).unsqueeze(0)])
+    ((_, _, elites, weights),) = given
+    index = golden["mppi_elite_index"]
+    torch.testing.assert_close(elites[0].transpose(0, 1), actions[:, index])
+    golden.close(weights[0].double(), "mppi_score")
     ((mean, std),) = refits
     golden.close(mean[0].double(), "mppi_mean")
     golden.close(std[0].double(), "mppi_std")

@@ -15,6 +15,7 @@ from torchrl_wm.planners.tree_search import (
     search,
 )
 from torchrl_wm.planners.tree_search.sequential_halving import considered_visits_table
+from torchrl_wm.planners.tree_search.tree import node_statistics
 
 executors = pytest.mark.parametrize("executor", list(EXECUTORS))
 
@@ -87,6 +88,21 @@ def check_states(golden, tree, names=("tree_state",)):
         assert torch.equal(tree["latents", "state"][here], expected[here].long())
 
 
+def check_root(golden, tree):
+    root = node_statistics(tree)
+    golden.close(root.edge_visits, "visit_counts")
+    golden.close(root.q_values, "root_qvalues")
+    golden.close(root.value, "root_value")
+
+
+def check_most_visited(golden, action):
+    """Of equally many visits the reference draws an action, so only a unique maximum is one."""
+    visits = golden["visit_counts"]
+    unique = (visits == visits.amax(-1, keepdim=True)).sum(-1) == 1
+    assert torch.equal(action[unique], golden["action"].long()[unique])
+    assert torch.equal(visits.gather(1, action[:, None])[:, 0], visits.amax(-1))
+
+
 @pytest.mark.golden("muzero_*")
 @executors
 def test_muzero(golden, executor):
@@ -104,11 +120,10 @@ def test_muzero(golden, executor):
     )
     check_tree(golden, tree)
     check_states(golden, tree)
-    golden.close(tree["children_visits"][:, 0], "visit_counts")
-    golden.close(tree["q_values"][:, 0], "root_qvalues")
-    golden.close(tree["node_values"][:, 0], "root_value")
+    check_root(golden, tree)
     golden.close(rule.policy(tree), "action_weights")
-    golden.close(rule.action(tree, None), "action")
+    golden.close(rule.policy(tree), "visit_probs")
+    check_most_visited(golden, rule.action(tree, None))
 
 
 @pytest.mark.golden("gumbel_*")
@@ -128,11 +143,14 @@ def test_gumbel(golden, executor):
     )
     check_tree(golden, tree)
     check_states(golden, tree)
-    golden.close(tree["children_visits"][:, 0], "visit_counts")
-    golden.close(tree["node_values"][:, 0], "root_value")
+    check_root(golden, tree)
+    visits = golden["visit_counts"]
+    golden.close(MuZeroRule().policy(tree), "visit_probs")
+    golden.close(rule.transformed_q(node_statistics(tree)), "root_completed_qvalues")
     golden.close(rule.policy(tree), "action_weights")
     golden.close(rule.action(tree, noise), "action")
-    if executor == "numba" and (golden["visit_counts"] > 0).sum(-1).max() > 1:
+    # A row with a single action to consider has no rounds, and all rows wait for it.
+    if executor == "numba" and (visits > 0).sum(-1).min() > 1:
         assert model.calls < simulations, "visits of a round are not evaluated together"
 
 
@@ -164,7 +182,12 @@ def test_chance_nodes(golden, executor):
     decision = golden["tree_is_decision"].bool()
     assert torch.equal((tree["kinds"] == CHANCE)[made], ~decision[made])
     check_states(golden, tree, ("tree_state", "tree_afterstate"))
-    golden.close(tree["children_visits"][:, 0, : model.choices], "visit_counts")
+    root = node_statistics(tree)
+    golden.close(root.edge_visits[:, : model.choices], "visit_counts")
+    golden.close(root.q_values[:, : model.choices], "root_qvalues")
+    golden.close(root.value, "root_value")
+    golden.close(rule.policy(tree)[:, : model.choices], "action_weights")
+    check_most_visited(golden, rule.action(tree, None, greedy=True))
 
 
 @pytest.mark.golden("seq_halving*")
@@ -172,3 +195,12 @@ def test_sequential_halving(golden):
     for considered, simulations in golden["pairs"].tolist():
         table = torch.from_numpy(considered_visits_table(considered, simulations))
         golden.close(table, f"table_m{considered}_n{simulations}")
+
+
+@pytest.mark.golden("misc*")
+def test_actions_are_drawn_from_visits(golden):
+    names = [name for name in golden.entries if name.startswith("policy_T")]
+    assert names
+    for name in names:
+        rule = MuZeroRule(temperature=float(name.removeprefix("policy_T")))
+        golden.close(rule.action_logits(golden["visit_counts"]).softmax(-1), name, 1e-9)

@@ -38,7 +38,7 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
 
 # These differ from the constructors, whose defaults are those of the papers, or of MuZero itself.
 _SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3", "pets", "planet_small")
-_RELATIVES = ("alphazero", "efficientzero", "gumbel_muzero", "sampled_muzero")
+_RELATIVES = ("alphazero", "efficientzero", "gumbel_muzero", "muzero_atari", "sampled_muzero")
 
 
 @pytest.mark.parametrize("algorithm", _names("algorithm"))

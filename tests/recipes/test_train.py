@@ -1,10 +1,13 @@
 import csv
 import json
+import os
+import signal
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from torchrl_wm.algorithms import PlaNet
 from torchrl_wm.training import latest_checkpoint, read_checkpoint
 
 
@@ -130,5 +133,45 @@ def test_resumed_dreamer_is_bitwise_equal(command, tmp_path, algorithm, env):
     command("train", "resume=part", "total_steps=50")
     (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
     assert step == 50
+    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
+    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+
+
+SMALL_PLANNED = [
+    *("replay.batch_size=2", "replay.slice_length=4", "replay.capacity=200", "logger=csv"),
+    *("training.warmup_steps=12", "training.updates=2", "training.every=4"),
+    *("training.every_episodes=null", "training.progress=false", "training.evaluation_episodes=1"),
+    *("env=pendulum", "env.max_episode_steps=10", "device=cpu", "threads=1", "total_steps=40"),
+    *("planner.planning_horizon=3", "planner.optim_steps=2", "planner.num_candidates=8"),
+    *("planner.top_k=4", "algorithm.exploration_noise=0.3", "+world_model.units=8"),
+]
+PLANNED = {
+    "planet_small": ["+world_model.belief_size=16", "+world_model.state_size=4"],
+    "pets": ["+world_model.members=2"],
+}
+
+
+@pytest.mark.parametrize("algorithm", PLANNED)
+def test_an_agent_that_plans_goes_on_after_sigterm_bitwise_equal(
+    command, tmp_path, monkeypatch, algorithm
+):
+    options = [f"algorithm={algorithm}", *SMALL_PLANNED, *PLANNED[algorithm]]
+    command("train", *options, "run_dir=whole")
+    calls, update = [], PlaNet.update
+
+    def interrupted(agent, sample):
+        calls.append(len(calls))
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(agent, sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PlaNet, "update", interrupted)
+        command("train", *options, "run_dir=part", fails=True)
+    step, before = _final(tmp_path / "part")
+    assert 12 < step < 40 and step % 10  # in the middle of an episode: the plan is carried over
+    command("train", "resume=part")
+    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
+    assert step == 40
     assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
     assert any(not torch.equal(before[name], value) for name, value in whole.items())

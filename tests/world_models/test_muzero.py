@@ -107,6 +107,54 @@ def test_every_channel_of_a_map_is_scaled_by_itself():
     torch.testing.assert_close(quiet, loud, rtol=1e-4, atol=1e-4)
 
 
+PREFIX = {"use_value_prefix": True, "value_prefix_horizon": 2}
+
+
+@pytest.mark.parametrize("observations", ["vector", "board"])
+def test_a_value_prefix_is_carried_in_the_latent(observations):
+    decodes, observations = observations == "vector", OBSERVATIONS[observations]
+    model = build(observations, use_reconstruction=decodes, **PREFIX)
+    td = records(model, observations, [2, 3])
+    td["reward_memory"] += 7.0  # what was carried is not read
+    with torch.no_grad():
+        td = model.filter(td)
+        assert (td["reward_memory"] == 0).all()
+        assert torch.equal(model.roots(td)["hidden"], td["hidden"])
+        if decodes:
+            assert model.decode(td)["decoded", "observation"].shape == (2, 3, 4)
+        hidden, rewards, resets = [td["hidden"]], [], []
+        for _ in range(5):
+            td.update(DISCRETE.expand([2, 3]).rand())
+            stepped = model.step(td)["next"]
+            rewards.append(stepped["reward"])
+            resets.append(stepped["reward_memory"][..., -1:])
+            hidden.append(stepped["hidden"])
+            td = stepped.select(*model.latent_keys).clone()
+        sums = model.reward_distribution(torch.stack(hidden, 2).flatten(0, 1)).mean
+    rewards = torch.stack(rewards, 2).flatten(0, 1)
+    for start in (0, 2, 4):
+        end = min(start + 2, 5)
+        expected = sums[:, start + 1 : end + 1]
+        summed = rewards[:, start:end].cumsum(1)
+        torch.testing.assert_close(summed, expected, rtol=1e-3, atol=1e-3)
+    assert torch.stack(resets)[:, 0, 0, 0].tolist() == [1, 2, 1, 2, 1]
+
+
+def test_the_fast_path_carries_the_value_prefix():
+    model = build(**PREFIX)
+    td = model.roots(records(model, VECTOR, [5])).set("action", torch.eye(3)[[0, 1, 2, 0, 1]])
+    with torch.no_grad():
+        for _ in range(3):
+            latents, reward, _, _ = model.search_tensors(
+                tuple(td[key] for key in model.latent_keys), td["action"]
+            )
+            after = model.step(td)["next"]
+            assert torch.equal(reward, after["reward"][:, 0])
+            for key, value in zip(model.latent_keys, latents, strict=True):
+                assert torch.equal(value, after[key])
+                td[key] = value
+
+
 def test_keys_are_configurable_and_may_be_nested():
     names = {"hidden_key": ("wm", "h"), "value_key": ("wm", "v"), "logits_key": ("wm", "p")}
     model = build(**names)

@@ -1,7 +1,8 @@
 """MuZero (https://arxiv.org/abs/1911.08265) and its relatives: one agent, parts chosen by argument.
 
 The planner makes it MuZero or Gumbel MuZero, ``reanalyze_ratio`` MuZero Reanalyze, ``use_consistency``
-with priorities EfficientZero; with a ``simulator`` to search in instead of the model it is AlphaZero.
+and ``use_value_prefix`` with priorities EfficientZero; with a ``simulator`` to search in instead of the
+model it is AlphaZero.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, total
-from torchrl_wm.data import BootstrapValues, PrioritizedSequenceSampler, Reanalyze, UnrolledTargets
+from torchrl_wm.data import (
+    BootstrapValues,
+    PrioritizedSequenceSampler,
+    Reanalyze,
+    StackedFrames,
+    UnrolledTargets,
+)
 from torchrl_wm.envs import resolve_factory
+from torchrl_wm.modules import stacking
 from torchrl_wm.objectives import MuZeroLoss, SlowUpdate
 from torchrl_wm.planners import EnvModel, SearchPolicy
 from torchrl_wm.policies import SearchingPolicy
 from torchrl_wm.world_models import Evaluation, make_muzero
-
-ROOT = 1
-"""Position of the root in a sequence of the replay, whose row 0 trains nothing."""
 
 
 class MuZero(nn.Module):
@@ -46,6 +51,8 @@ class MuZero(nn.Module):
         simulator (callable or str, optional): makes a stateless environment (or its import path,
             ``"package.module:function"``), in which is searched instead of in the model: AlphaZero,
             with ``unroll_steps=0``. Defaults to none.
+        frame_stack (int, optional): screens of successive steps that are seen together. Defaults to 4
+            where screens are observed; boards, vectors and what a simulator shows are not stacked.
         two_players (bool, optional): two sides take turns in the environment, which says ``to_play``
             and whose values and rewards are those of the side to move. Defaults to ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
@@ -64,6 +71,10 @@ class MuZero(nn.Module):
             rule falls to a half, and after three quarters to a quarter; 0 leaves it. Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
         value_scale (float, optional): weight of the value. Defaults to ``0.25``.
+        use_value_prefix (bool, optional): learn sums of rewards instead of rewards. Defaults to
+            ``False``.
+        value_prefix_horizon (int, optional): steps after which the sums begin anew, in training and in
+            the search. Defaults to ``5``.
         use_consistency (bool, optional): compare predicted hidden states with those of the
             observations that came. Defaults to ``False``.
         consistency_scale (float, optional): weight of that term. Defaults to ``2.0``.
@@ -96,6 +107,7 @@ class MuZero(nn.Module):
         world_model: WorldModelFactory | None = None,
         planner: Callable[..., SearchPolicy] | None = None,
         simulator: Callable[[], EnvBase] | str | None = None,
+        frame_stack: int | None = None,
         two_players: bool = False,
         discount: float = 0.997,
         td_steps: int = 10,
@@ -109,6 +121,8 @@ class MuZero(nn.Module):
         policy_scale: float = 1.0,
         value_scale: float = 0.25,
         reward_scale: float = 1.0,
+        use_value_prefix: bool = False,
+        value_prefix_horizon: int = 5,
         use_consistency: bool = False,
         consistency_scale: float = 2.0,
         use_reconstruction: bool = False,
@@ -121,15 +135,27 @@ class MuZero(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        flags = {"use_consistency": use_consistency, "use_reconstruction": use_reconstruction}
+        # Row 0 of a sample trains nothing, and a root needs the screens before it.
+        self.frames, self.root = None, 1
+        if simulator is None:
+            self.frames = stacking(observation_spec, frame_stack)
+        if self.frames is not None:
+            observation_spec = self.frames.observation_spec
+            self.root = max(1, self.frames.count - 1)
         factory = world_model or make_muzero
-        chosen = {"support": support, **flags}
+        chosen = {
+            "support": support,
+            "use_value_prefix": use_value_prefix,
+            "value_prefix_horizon": value_prefix_horizon,
+            "use_consistency": use_consistency,
+            "use_reconstruction": use_reconstruction,
+        }
         self.world_model = build_world_model(factory, observation_spec, action_spec, chosen)
         self.to(device)
         self.loss = MuZeroLoss(
             self.world_model,
             unroll_steps=unroll_steps,
-            root=ROOT,
+            root=self.root,
             policy_scale=policy_scale,
             value_scale=value_scale,
             reward_scale=reward_scale,
@@ -146,21 +172,24 @@ class MuZero(nn.Module):
         make_search = partial(planner or SearchPolicy, searched, discount=signed)
         self.search = make_search()
         self.temperature_decay = temperature_decay
-        self.policy = SearchingPolicy(self.world_model, self.search, version=self._version)
-        self.evaluation_policy = SearchingPolicy(self.world_model, make_search(greedy=True))
+        act = partial(SearchingPolicy, self.world_model, frames=self.frames)
+        self.policy = act(self.search, version=self._version)
+        self.evaluation_policy = act(make_search(greedy=True))
         found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
         self.searched = [key for key in found if key in self.policy.note_keys]
+        prefix = self.world_model.value_prefix
         self.targets = UnrolledTargets(
             self.world_model.action_encoding,
-            root=ROOT,
+            root=self.root,
             unroll_steps=unroll_steps,
             td_steps=td_steps,
             discount=discount,
             two_players=two_players,
+            value_prefix_horizon=None if prefix is None else prefix.horizon,
         )
         self.use_mcts_targets, self.reanalyze_ratio = use_mcts_targets, reanalyze_ratio
         self.sampler = partial(
-            PrioritizedSequenceSampler, root=ROOT, alpha=priority_alpha, beta=priority_beta
+            PrioritizedSequenceSampler, root=self.root, alpha=priority_alpha, beta=priority_beta
         )
         self.use_priorities, self.grad_clip = bool(priority_alpha), grad_clip
         optimizer = torch.optim.AdamW(
@@ -174,6 +203,8 @@ class MuZero(nn.Module):
         transforms = [fill, self.targets]
         if self.reanalyze_ratio:
             transforms.insert(0, self._reanalyze())
+        if self.frames is not None:
+            transforms.insert(0, StackedFrames(self.frames, length=self.targets.length))
         return {
             "slice_length": self.targets.length - 1,
             "latents": self.world_model.latent_codecs,
@@ -204,10 +235,10 @@ class MuZero(nn.Module):
         """Fresh priorities and search statistics of rows 1 to T, masked where nothing is new."""
         if not (self.reanalyze_ratio or self.use_priorities):
             return None
-        rows = sample[:, ROOT:]
+        rows, first = sample[:, 1:], self.root - 1
         notes = rows.select(*self.searched, keys.SEARCH_VERSION)
         errors = rows.get(keys.PRIORITY).clone()
-        errors[:, : priority.shape[1]] = priority
+        errors[:, first : first + priority.shape[1]] = priority
         mask = rows.get(keys.POLICY_MASK).squeeze(-1)
         return notes.set(keys.PRIORITY, errors).set(keys.MASK, mask)
 
@@ -230,8 +261,7 @@ class MuZero(nn.Module):
     @torch.no_grad()
     def plan(self, records: TensorDictBase) -> TensorDictBase:
         """A greedy search from observations ``[N]``, such as positions of games: writes ``action``."""
-        model, (hidden,) = self.world_model, self.world_model.latent_keys
-        return self.evaluation_policy.search(records.set(hidden, model.represent(records)))
+        return self.evaluation_policy.search(records.update(self.world_model.roots(records)))
 
     def _set_temperature(self) -> None:
         if self.temperature_decay:
@@ -243,7 +273,7 @@ class MuZero(nn.Module):
             self._search_again,
             ratio=self.reanalyze_ratio,
             length=self.targets.length,
-            root=ROOT,
+            root=self.root,
             unroll_steps=self.targets.unroll_steps,
             version=self._version,
             updated=self.searched,
@@ -251,10 +281,9 @@ class MuZero(nn.Module):
 
     @torch.no_grad()
     def _search_again(self, records: TensorDictBase) -> TensorDictBase:
-        model, (hidden,) = self.world_model, self.world_model.latent_keys
         records = records.to(self.updates.device)
         rows = records.select(*self.search.in_keys, keys.ACTION_MASK, strict=False)
-        return self.search(rows.set(hidden, model.represent(records)))
+        return self.search(rows.update(self.world_model.roots(records)))
 
     def _version(self) -> int:
         return int(self.updates)

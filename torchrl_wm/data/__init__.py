@@ -3,6 +3,7 @@
 from torchrl_wm.data.bootstrap_values import BootstrapValues
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
 from torchrl_wm.data.compression import LatentCompression
+from torchrl_wm.data.frames import StackedFrames
 from torchrl_wm.data.prioritized import PrioritizedSequenceSampler
 from torchrl_wm.data.reanalyze import Reanalyze
 from torchrl_wm.data.records import step_records
@@ -20,6 +21,7 @@ __all__ = [
     "ReplayCheckpoint",
     "RingWriter",
     "SequenceSampler",
+    "StackedFrames",
     "StepRecords",
     "StepReplay",
     "UnrolledTargets",

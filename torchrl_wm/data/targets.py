@@ -9,7 +9,7 @@ from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
 from torchrl_wm.data.records import required
-from torchrl_wm.functional.n_step import n_step_returns
+from torchrl_wm.functional.n_step import n_step_returns, value_prefixes
 from torchrl_wm.modules.actions import ActionEncoding
 
 
@@ -31,6 +31,8 @@ class UnrolledTargets(Transform):
         td_steps (int): rewards in a return before it is bootstrapped.
         discount (float): discount of one step.
         two_players (bool, optional): the records say ``to_play``. Defaults to ``False``.
+        value_prefix_horizon (int, optional): train towards sums of rewards that begin anew so often
+            (EfficientZero) instead of single rewards. Defaults to rewards.
 
     :attr:`length` records are needed: ``root + K + td_steps + 1``.
 
@@ -59,6 +61,7 @@ class UnrolledTargets(Transform):
         td_steps: int,
         discount: float,
         two_players: bool = False,
+        value_prefix_horizon: int | None = None,
     ):
         super().__init__()
         if unroll_steps < 0 or td_steps < 1 or root < 0:
@@ -68,6 +71,7 @@ class UnrolledTargets(Transform):
             )
         self.encoding, self.root, self.unroll_steps = encoding, root, unroll_steps
         self.td_steps, self.discount, self.two_players = td_steps, discount, two_players
+        self.value_prefix_horizon = value_prefix_horizon
         self.length = root + unroll_steps + td_steps + 1
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -87,10 +91,10 @@ class UnrolledTargets(Transform):
         arrived = unrolled.clone()
         arrived[:, self.root] = False
         scored = ~past | absorbed
-        reward = self._scalar(rows, keys.REWARD)
+        reward = self._rewards(rows, past)
         out = {
             keys.VALUE_TARGET: value.masked_fill(past, 0.0),
-            keys.REWARD_TARGET: reward.masked_fill(past, 0.0),
+            keys.REWARD_TARGET: reward,
             keys.VALUE_MASK: unrolled & scored & (known | past),
             keys.REWARD_MASK: arrived & scored,
             keys.POLICY_MASK: unrolled & ~past & ~last,
@@ -113,6 +117,15 @@ class UnrolledTargets(Transform):
             discount=self.discount,
             to_play=to_play,
         )
+
+    def _rewards(self, rows: TensorDictBase, past: Tensor) -> Tensor:
+        """Rewards, or sums of rewards, of which there are none past the end."""
+        reward = self._scalar(rows, keys.REWARD).masked_fill(past, 0.0)
+        if self.value_prefix_horizon is None:
+            return reward
+        after = slice(self.root + 1, self.root + 1 + self.unroll_steps)
+        sums = value_prefixes(reward[:, after], self.value_prefix_horizon)
+        return reward.slice_scatter(sums, 1, after.start, after.stop)
 
     def _past(self, last: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         """Which records come after the episode of the root, and whether that was terminated."""

@@ -1,4 +1,4 @@
-"""Value targets of MuZero: n rewards, then a bootstrapped value."""
+"""Targets of MuZero: n rewards and a bootstrapped value; and of EfficientZero: sums of rewards."""
 
 from __future__ import annotations
 
@@ -64,3 +64,27 @@ def n_step_returns(
         after = torch.cat([known[..., 1:], torch.zeros_like(known[..., :1])], -1)
         target, known = torch.where(is_last, final, further), is_last | after
     return target, known
+
+
+def value_prefixes(reward: Tensor, horizon: int) -> Tensor:
+    """Running sums of rewards along an unroll, begun anew every ``horizon`` steps (arXiv:2111.00210).
+
+    They are not discounted: a difference of two is a reward again.
+
+    Args:
+        reward (Tensor): ``[..., K]``, of the steps of an unroll from its root on.
+        horizon (int): steps between two resets.
+
+    Returns:
+        Tensor: ``[..., K]``.
+
+    Raises:
+        ValueError: for a horizon below 1.
+
+    Examples:
+        >>> value_prefixes(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), 3)
+        tensor([ 1.,  3.,  7.,  8., 24.])
+    """
+    if horizon < 1:
+        raise ValueError(f"value_prefix_horizon={horizon} must be at least 1.")
+    return torch.cat([part.cumsum(-1) for part in reward.split(horizon, -1)], -1)

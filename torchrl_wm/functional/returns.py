@@ -1,4 +1,4 @@
-"""Lambda returns: a pure function of tensors with an explicit time dimension."""
+"""Lambda returns with an explicit time dimension, and the discount that suits a length of episodes."""
 
 from __future__ import annotations
 
@@ -59,3 +59,24 @@ def lambda_return(
         tail = step + factor * tail
         returns.append(tail)
     return torch.stack(returns[::-1], time_dim)
+
+
+def discount_of_length(episode_length: float) -> float:
+    """The discount with which TD-MPC2 plans in episodes of a length (arXiv:2310.16828, appendix).
+
+    One over the discount's complement, the horizon, is a fifth of the episode, but at least 20 and at
+    most 200 steps.
+
+    Args:
+        episode_length (float): decisions in an episode, after any action repeat.
+
+    Raises:
+        ValueError: for a length that is not positive.
+
+    Examples:
+        >>> [discount_of_length(n) for n in (50, 500, 5000)]
+        [0.95, 0.99, 0.995]
+    """
+    if episode_length <= 0:
+        raise ValueError(f"episode_length={episode_length} must be positive.")
+    return min(max(1 - 5 / episode_length, 0.95), 0.995)

@@ -35,6 +35,7 @@ from torchrl_wm.modules.encoders import (
     VectorEncoder,
     make_encoder,
 )
+from torchrl_wm.modules.frame_stack import FrameStack, stacking
 from torchrl_wm.modules.heads import (
     BernoulliHead,
     Head,
@@ -67,6 +68,7 @@ from torchrl_wm.modules.outputs import (
 )
 from torchrl_wm.modules.residual import ResidualBlock, ResidualImageEncoder
 from torchrl_wm.modules.styles import NETWORKS, SIZES
+from torchrl_wm.modules.value_prefix import PrefixReward, ValuePrefix
 
 __all__ = [
     "ActionEncoding",
@@ -135,4 +137,8 @@ __all__ = [
     "actor_head",
     "make_decoder",
     "make_encoder",
+    "PrefixReward",
+    "ValuePrefix",
+    "FrameStack",
+    "stacking",
 ]

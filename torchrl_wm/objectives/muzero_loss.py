@@ -146,7 +146,7 @@ class MuZeroLoss(LossModule):
 
     def _heads(self, hidden: Tensor, rows: TensorDictBase) -> TensorDict:
         model, k = self.world_model, self.tensor_keys
-        value, reward = model.value_head(hidden), model.reward_head(hidden)
+        value, reward = model.value_head(hidden), model.reward_distribution(hidden)
         policy = model.policy_head(hidden)
         value_target, reward_target = rows.get(k.value_target), rows.get(k.reward_target)
         value_mask, reward_mask = rows.get(k.value_mask), rows.get(k.reward_mask)

@@ -136,7 +136,9 @@ def _consecutive(start: int, counts: list[int]) -> list[slice]:
 
 def _bounds(key, spec: TensorSpec, scale: bool) -> tuple[Tensor, Tensor]:
     low, high = spec.space.low.float().flatten(), spec.space.high.float().flatten()
-    if scale and not (low.isfinite().all() and high.isfinite().all()):
+    # Suites write the largest number of the type where they mean no bound.
+    largest = torch.finfo(torch.float32).max
+    if scale and not ((low > -largest).all() and (high < largest).all()):
         raise ValueError(
             f"The action {key!r} has infinite bounds, by which samples cannot be scaled: give finite "
             "ones, use an Unbounded spec, or set scale_by_bounds=False."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -28,8 +30,8 @@ class Planner(TensorDictModuleBase):
     reads), of any batch size ``[...]``, writes the first action of the plan in the environment's own
     encoding. Every batch entry has candidates and elites of its own. In each of ``optim_steps``
     iterations ``num_candidates`` sequences are drawn, tried out, and the distribution is refitted to
-    the ``top_k`` best. A return that is not finite counts as minus infinity. Nothing is
-    differentiated.
+    the ``top_k`` best. A return that is not finite counts as minus infinity; where no other is found
+    the action is arbitrary, and a warning says so. Nothing is differentiated.
 
     Args:
         env (EnvBase or WorldModel): where sequences are tried out: a world model with a reward head,
@@ -198,8 +200,19 @@ class Planner(TensorDictModuleBase):
             returns, index = returns.topk(self.top_k, dim=1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))
             mean, std = self._refit(mean, std, elites, self._weights(returns))
+        self._warn_of_nothing_usable(returns[:, 0])
         plan = elites[:, 0] if self.select == "best" else mean
         return plan, self._carry(mean, elites)
+
+    def _warn_of_nothing_usable(self, best: Tensor) -> None:
+        """Warns of rows without a finite return: nothing was chosen there, the action is arbitrary."""
+        if count := int((best == -torch.inf).sum()):
+            warnings.warn(
+                f"{type(self).__name__}: in {count} of {len(best)} rows no candidate has a finite return, "
+                f"so the action is arbitrary. Look for nan or inf in {self.simulator.rewards}, or in what "
+                f"the planner reads: {self.in_keys}.",
+                stacklevel=2,
+            )
 
     def _refit(self, mean, std, elites: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The distribution of the weighted elites ``[n, top_k, H, A]``, with momentum and limits."""
@@ -279,8 +292,9 @@ class Planner(TensorDictModuleBase):
     # -- checks ----------------------------------------------------------------------------------
     def _check_options(self) -> None:
         for name in ("planning_horizon", "optim_steps", "num_candidates", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
         if self.top_k > self.num_candidates:
             raise ValueError(
                 f"top_k={self.top_k} elites cannot be chosen among num_candidates="

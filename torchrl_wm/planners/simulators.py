@@ -57,14 +57,15 @@ class ModelSimulator(nn.Module):
         super().__init__()
         if model.reward_head is None:
             raise ValueError(
-                f"Planning needs rewards, and this {type(model).__name__} has no reward head."
+                f"Planning needs rewards, and this {type(model).__name__} has no reward head: give it one "
+                "with reward_head=..., as make_rssm and make_identity do, and train it."
             )
         particles = model.members if particles is None else particles
         if particles < 1:
             raise ValueError(f"particles={particles} must be at least 1.")
         self.model, self.discount, self.terminal_value = model, discount, terminal_value
         self.particles, self.sample_latents = particles, sample_latents
-        self.in_keys = list(model.latent_keys)
+        self.in_keys, self.rewards = list(model.latent_keys), "the parameters of the world model"
         self.encoding = model.action_encoding
         self.imagined = Recording(self._imagine) if trace else self._imagine
 
@@ -160,7 +161,7 @@ class EnvSimulator(nn.Module):
             the ``advantage`` that it writes for their first step.
 
     Raises:
-        ValueError: for an environment that is batch-locked.
+        ValueError: for an environment that is batch-locked, or a reward that it does not write.
     """
 
     def __init__(
@@ -180,7 +181,8 @@ class EnvSimulator(nn.Module):
                 "state. Planning needs a stateless environment (batch_locked=False) or a world model."
             )
         self.env, self.discount = env, discount
-        self.reward_key = unravel_key(reward_key or ("next", *_as_tuple(_single_reward(env))))
+        self.reward_key = _check_reward_key(env, reward_key)
+        self.rewards = f"the reward {self.reward_key} of {type(env).__name__}"
         self.terminal_value, self.value_key = terminal_value, value_key
         self.advantage_module = advantage_module
         specs = (env.observation_spec, env.state_spec)
@@ -268,8 +270,11 @@ def make_simulator(
 
     Raises:
         TypeError: for something that is neither.
-        ValueError: for an option that only an environment has, or only a world model.
+        ValueError: for an option that only an environment has, or only a world model, or a discount
+            that is not between 0 and 1.
     """
+    if not 0 <= discount <= 1:
+        raise ValueError(f"discount={discount} must lie between 0 and 1.")
     if isinstance(env, LearnedEnv) and env.terminate_below is None and advantage_module is None:
         env = env.world_model if reward_key in (None, REWARD_KEY) else env
     if isinstance(env, WorldModel):
@@ -311,6 +316,19 @@ def _weighted_sum(reward: Tensor, weights: Tensor | None) -> Tensor:
 
 def _as_tuple(key: NestedKey) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else key
+
+
+def _check_reward_key(env: EnvBase, reward_key: NestedKey | None) -> NestedKey:
+    if reward_key is None:
+        return unravel_key(("next", *_as_tuple(_single_reward(env))))
+    specs = (env.full_reward_spec, env.full_observation_spec)
+    written = [unravel_key(("next", k)) for spec in specs for k in spec.keys(True, True)]
+    if unravel_key(reward_key) not in written:
+        raise ValueError(
+            f"reward_key={reward_key!r} is nothing that {type(env).__name__} writes in a step; expected "
+            f"one of {written}."
+        )
+    return unravel_key(reward_key)
 
 
 def _single_reward(env: EnvBase) -> NestedKey:

@@ -8,8 +8,10 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import nn
+from torchrl.envs import TensorDictPrimer
 
 from torchrl_wm import keys
+from torchrl_wm.modules.frame_stack import FrameStack
 from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
@@ -27,6 +29,7 @@ class SearchingPolicy(FilteringPolicy):
             :class:`~torchrl_wm.planners.SearchPolicy`.
 
     Keyword Args:
+        frames (FrameStack, optional): what stacks the screens that the model sees. Defaults to none.
         version (callable, optional): the number of updates so far. Defaults to 0 for ever.
 
     Examples:
@@ -47,15 +50,26 @@ class SearchingPolicy(FilteringPolicy):
         world_model: WorldModel,
         search: TensorDictModuleBase,
         *,
+        frames: FrameStack | None = None,
         version: Callable[[], int] = int,
     ):
         super().__init__(world_model)
-        self.search, self.version = search, version
+        self.search, self.frames, self.version = search, frames, version
         notes = [key for key in search.out_keys if key not in self.out_keys]
         self.note_keys = [*notes, keys.SEARCH_VERSION, keys.PRIORITY]
         """The entries beside latents and actions, which a replay is to store."""
         self.out_keys += self.note_keys
         self.in_keys += [key for key in search.in_keys if key not in self.in_keys]
+        if frames is not None:
+            self.in_keys += list(frames.carried.values())
+            self.out_keys += list(frames.carried.values())
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that carries the latents and the frames."""
+        if self.frames is None:
+            return super().make_tensordict_primer()
+        spec = self.world_model.latent_spec.update(self.frames.carried_spec)
+        return TensorDictPrimer(spec, default_value=0, expand_specs=True)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -69,11 +83,19 @@ class SearchingPolicy(FilteringPolicy):
         return self.world_model.action_encoding.decode(encoded, tensordict)
 
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
-        tensordict = self.search(super()._filter(tensordict))
+        tensordict = self.search(self._represent(tensordict))
         value = tensordict.get(keys.ROOT_VALUE)
         version = torch.full_like(value, self.version(), dtype=torch.int64)
         tensordict.set(keys.SEARCH_VERSION, version)
         return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
+
+    def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Latents; what the collector keeps is the observed screen, not the stack."""
+        if self.frames is None:
+            return super()._filter(tensordict)
+        seen = super()._filter(self.frames(tensordict))
+        carried = self.frames.carried.values()
+        return tensordict.update(seen.select(*self.world_model.latent_keys, *carried))
 
     def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
         return tensordict  # the search has written the actions

@@ -15,6 +15,7 @@ from torchrl_wm.modules.hidden_scaling import HiddenScaling
 from torchrl_wm.modules.networks import Activation, Init, Norm, dense
 from torchrl_wm.modules.observations import split_observations
 from torchrl_wm.modules.residual import ResidualImageEncoder
+from torchrl_wm.modules.value_prefix import ValuePrefix
 from torchrl_wm.world_models.muzero import MuZeroModel
 
 
@@ -34,6 +35,8 @@ def make_muzero(
     norm: Norm | None = None,
     init: Init = "glorot",
     use_symlog: bool = False,
+    use_value_prefix: bool = False,
+    value_prefix_horizon: int = 5,
     use_consistency: bool = False,
     use_reconstruction: bool = False,
     **keys,
@@ -56,10 +59,13 @@ def make_muzero(
         scaling (str, optional): of the hidden state: ``"minmax"``, ``"simnorm"`` or ``"none"``.
         activation, norm, init: of perceptrons, see :class:`~torchrl_wm.modules.MLP`.
         use_symlog (bool, optional): squash vector observations. Defaults to ``False``.
+        use_value_prefix (bool, optional): predict sums of rewards with a recurrent cell of ``units``
+            (EfficientZero). Defaults to ``False``.
+        value_prefix_horizon (int, optional): steps after which they begin anew. Defaults to ``5``.
         use_consistency (bool, optional): compare predicted hidden states with those of the
             observations that came (EfficientZero). Defaults to ``False``.
         use_reconstruction (bool, optional): decode observations. Defaults to ``False``.
-        **keys: ``hidden_key``, ``value_key``, ``logits_key``, ``is_init_key``,
+        **keys: ``hidden_key``, ``memory_key``, ``value_key``, ``logits_key``, ``is_init_key``,
             ``previous_action_key``.
 
     Raises:
@@ -86,6 +92,11 @@ def make_muzero(
         representation = dense(encoder.out_features, size, init=init)
         dynamics = DenseDynamics(size, encoding.size, layers=layers, units=units, **network)
     head = {"layers": head_layers, "units": units, **network}
+    if use_value_prefix:
+        sums = HyperbolicTwoHotHead(units, support=support, **head)
+        reward = ValuePrefix(size, sums, horizon=value_prefix_horizon)
+    else:
+        reward = HyperbolicTwoHotHead(size, support=support, **head)
     decoder = None
     if use_reconstruction:
         decoder = make_decoder(
@@ -97,7 +108,7 @@ def make_muzero(
         representation,
         dynamics,
         size=size,
-        reward_head=HyperbolicTwoHotHead(size, support=support, **head),
+        reward_head=reward,
         value_head=HyperbolicTwoHotHead(size, support=support, **head),
         policy_head=actor_head(action_spec, size, out_scale=0.0, **head),
         scaling=HiddenScaling(scaling, shape=shape),

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from torchrl_wm import keys
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.heads import Head
 from torchrl_wm.modules.hidden_scaling import HiddenScaling
+from torchrl_wm.modules.value_prefix import PrefixReward, ValuePrefix
 from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
 
 
@@ -33,12 +35,15 @@ class MuZeroModel(WorldModel):
 
     Keyword Args:
         size (int): ``S``.
-        reward_head, value_head (Head): hidden state to a distribution over a scalar ``[..., 1]``.
+        reward_head (Head or ValuePrefix): hidden state to a distribution over the reward ``[..., 1]``;
+            or what carries and predicts sums of rewards, as the latent ``reward_memory``.
+        value_head (Head): hidden state to a distribution over a scalar ``[..., 1]``.
         policy_head (Head): hidden state to a distribution over encoded actions.
         scaling (HiddenScaling): keeps hidden states in range, after representation and dynamics.
         consistency (nn.Module, optional): see :class:`~torchrl_wm.modules.ConsistencyHead`. Defaults
             to none.
-        hidden_key (NestedKey, optional): the latent entry. Defaults to ``"hidden"``.
+        hidden_key, memory_key (NestedKey, optional): the latent entries. Default to ``"hidden"`` and
+            ``"reward_memory"``.
         value_key, logits_key (NestedKey, optional): what :meth:`predict` writes.
         **options: decoder, continuation head and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
@@ -53,19 +58,23 @@ class MuZeroModel(WorldModel):
         dynamics: nn.Module,
         *,
         size: int,
-        reward_head: Head,
+        reward_head: Head | ValuePrefix,
         value_head: Head,
         policy_head: Head,
         scaling: HiddenScaling,
         consistency: nn.Module | None = None,
         hidden_key: NestedKey = keys.HIDDEN,
+        memory_key: NestedKey = keys.REWARD_MEMORY,
         value_key: NestedKey = keys.STATE_VALUE,
         logits_key: NestedKey = keys.POLICY_LOGITS,
         **options,
     ):
-        super().__init__(
-            encoder, action_encoding, None, {hidden_key: size}, reward_head=reward_head, **options
-        )
+        sizes, prefix = {hidden_key: size}, None
+        if isinstance(reward_head, ValuePrefix):
+            prefix, reward_head = reward_head, PrefixReward()
+            sizes[memory_key] = prefix.size
+        super().__init__(encoder, action_encoding, None, sizes, reward_head=reward_head, **options)
+        self.value_prefix = prefix
         self.representation, self.dynamics, self.scaling = representation, dynamics, scaling
         self.value_head, self.policy_head = value_head, policy_head
         self.consistency = consistency
@@ -88,13 +97,28 @@ class MuZeroModel(WorldModel):
         """Hidden states ``[..., S]`` and encoded actions ``[..., A]`` to the next hidden states."""
         return self.scaling(self.dynamics(hidden, action))
 
+    def roots(self, observations: TensorDictBase) -> TensorDict:
+        """The latents ``[...]`` of observations ``[...]``, from which a search or an unroll begins.
+
+        Raises:
+            KeyError, ValueError: for an observation that is missing or has another shape.
+        """
+        hidden = self.represent(observations)
+        return self._latent_td(self._begin(hidden), observations.batch_size)
+
+    def reward_distribution(self, hidden: Tensor) -> Distribution:
+        """What is trained along hidden states ``[B, K + 1, S]``: rewards, or their sums ``[B, K + 1]``."""
+        if self.value_prefix is None:
+            return self.reward_head(hidden)
+        return self.value_prefix.unroll(hidden)
+
     def predict(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reads latents ``[...]``, writes ``state_value [..., 1]`` and ``policy_logits [..., P]``.
 
         With continuous actions ``P`` counts the raw numbers of the policy's distribution,
         ``policy_head.output(logits)``.
         """
-        (hidden,) = self._carry(tensordict)
+        hidden, *_ = self._carry(tensordict)
         tensordict.set(self.value_key, self.value_head(hidden).mean)
         return tensordict.set(self.logits_key, self.policy_head.raw(hidden))
 
@@ -104,15 +128,17 @@ class MuZeroModel(WorldModel):
         """One step of a search, on plain tensors: what a compiler or tracer takes.
 
         Args:
-            latents (tuple of Tensor): ``([N, S],)``.
+            latents (tuple of Tensor): ``[N, size]`` each, in the order of ``latent_keys``.
             action (Tensor): encoded, ``[N, A]``.
 
         Returns:
             The next latents, reward ``[N]``, value ``[N]`` and policy logits ``[N, P]``.
         """
-        hidden = self.advance(latents[0], action)
-        reward, value = self.reward_head(hidden).mean, self.value_head(hidden).mean
-        return (hidden,), reward.squeeze(-1), value.squeeze(-1), self.policy_head.raw(hidden)
+        latents = self._predict_tensors(latents, action, None)
+        hidden, value = latents[0], self.value_head(latents[0]).mean
+        features = hidden if len(latents) == 1 else torch.cat(latents, -1)
+        reward = self.reward_head(features).mean
+        return latents, reward.squeeze(-1), value.squeeze(-1), self.policy_head.raw(hidden)
 
     # -- the contract ----------------------------------------------------------------------------
     def noise(
@@ -131,16 +157,28 @@ class MuZeroModel(WorldModel):
             "MuZeroModel has no posterior and prior to compare; train it with MuZeroLoss."
         )
 
+    def _begin(self, hidden: Tensor) -> LatentTensors:
+        if self.value_prefix is None:
+            return (hidden,)
+        return hidden, hidden.new_zeros(*hidden.shape[:-1], self.value_prefix.size)
+
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
-        return (self.scaling(self.representation(tokens)),)
+        return self._begin(self.scaling(self.representation(tokens)))
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
-        return (self.scaling(self.representation(tokens)),), {}
+        return self._begin(self.scaling(self.representation(tokens))), {}
 
     def _predict_tensors(
-        self, latents: LatentTensors, action: Tensor, noise: Tensor
+        self, latents: LatentTensors, action: Tensor, noise: Tensor | None
     ) -> LatentTensors:
-        return (self.advance(latents[0], action),)
+        hidden = self.advance(latents[0], action)
+        if self.value_prefix is None:
+            return (hidden,)
+        return hidden, self.value_prefix(hidden, latents[1])
+
+    def _decoder_features(self, tensordict: TensorDictBase) -> Tensor:
+        hidden, *_ = self._carry(tensordict)
+        return hidden
 
 
 class Evaluation(TensorDictModuleBase):

@@ -238,7 +238,7 @@ class WorldModel(TensorDictModuleBase):
             raise RuntimeError(
                 "This world model has no decoder; build it with use_reconstruction=True."
             )
-        for key, distribution in self.decoder(self.features(tensordict)).items():
+        for key, distribution in self.decoder(self._decoder_features(tensordict)).items():
             tensordict.set(unravel_key(("decoded", key)), distribution.mean)
         return tensordict
 
@@ -311,6 +311,10 @@ class WorldModel(TensorDictModuleBase):
             latents = self._predict_tensors(latents, actions[-1], draw)
             features.append(torch.cat(latents, -1))
         return features, actions
+
+    def _decoder_features(self, tensordict: TensorDictBase) -> Tensor:
+        """What the decoder reads: all features, unless a latent carries more than the observation."""
+        return self.features(tensordict)
 
     # -- reading and writing ---------------------------------------------------------------------
     def _encode(self, tensordict: TensorDictBase) -> Tensor:

@@ -100,6 +100,16 @@ class MuZeroRule:
         visits = tree["children_visits"][:, 0].to(tree["priors"].dtype)
         return visits / visits.sum(-1, keepdim=True).clamp_min(1)
 
+    def action_logits(self, visits: Tensor) -> Tensor:
+        """Logits ``[..., A]`` from which actions are drawn, of visits ``[..., A]``.
+
+        Examples:
+            >>> MuZeroRule(temperature=0.5).action_logits(torch.tensor([1, 3, 0])).softmax(-1)
+            tensor([0.1000, 0.9000, 0.0000], dtype=torch.float64)
+        """
+        # In logs: counts ** (1 / temperature) overflows for small temperatures.
+        return visits.double().log() / max(self.temperature, math.ulp(1.0))
+
     def action(
         self,
         tree: TensorDictBase,
@@ -112,8 +122,7 @@ class MuZeroRule:
         visits = node_statistics(tree).edge_visits
         if greedy or self.temperature == 0:
             return visits.argmax(-1)
-        # In logs: counts ** (1 / temperature) overflows for small temperatures.
-        scores = visits.double().log() / max(self.temperature, math.ulp(1.0))
+        scores = self.action_logits(visits)
         uniform = torch.rand(scores.shape, dtype=torch.float64, generator=_on_cpu(generator))
         gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
         return (scores + gumbel.to(scores.device)).argmax(-1)
