@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import torch
 from torchrl.data import Bounded, Categorical, OneHot
 from torchrl.envs import check_env_specs
 
-from torchrl_wm.envs import action_repeat, atari, dm_control, gymnasium, model_specs
+from torchrl_wm.envs import action_repeat, atari, dm_control, gymnasium, model_specs, suites
 
 ROOT = {"is_init", "step_count", "previous_action", "previous_reward"}
 
@@ -243,3 +244,21 @@ def test_atari_time_limit_truncates():
 def test_wrong_options_are_named(make, args, options, words):
     with pytest.raises(ValueError, match=words):
         make(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [(["EGL", "OSMesa"], "osmesa"), (["EGL"], "egl"), (["OSMesa"], "osmesa"), ([], "disable")],
+)
+def test_the_renderer_is_one_that_is_installed(monkeypatch, installed, chosen):
+    for name in ("MUJOCO_GL", "DISPLAY"):
+        monkeypatch.setenv(name, "")  # so that the end of the test puts back what there was
+        monkeypatch.delenv(name)
+    monkeypatch.delitem(sys.modules, "dm_control", raising=False)
+    monkeypatch.setattr(suites, "find_library", lambda name: name if name in installed else None)
+    monkeypatch.setattr(suites.os.path, "exists", lambda path: False)  # no GPU
+    if not installed:  # vectors need no renderer, pixels do
+        with pytest.raises(RuntimeError, match="apt-get install libosmesa6"):
+            suites._choose_renderer(True)
+    suites._choose_renderer(False)
+    assert os.environ["MUJOCO_GL"] == chosen

@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from ctypes.util import find_library
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -187,8 +188,8 @@ def dm_control(
 ) -> TransformedEnv:
     """Makes a task of the DeepMind Control Suite.
 
-    Rendering needs ``MUJOCO_GL``; where neither it nor a display is set, it becomes ``egl`` with an
-    NVIDIA GPU and ``osmesa`` without.
+    Rendering needs ``MUJOCO_GL``; where neither it nor a display is set, it becomes ``egl`` or
+    ``osmesa``, whichever is installed, ``egl`` first with an NVIDIA GPU.
 
     Args:
         domain (str): for example ``"cartpole"``.
@@ -206,6 +207,7 @@ def dm_control(
 
     Raises:
         ValueError: for an unknown domain, task or option; the message lists the valid ones.
+        RuntimeError: for pixels where no renderer is installed; the message says how to get one.
 
     Examples:
         >>> env = dm_control("cartpole", "balance", action_repeat=2)
@@ -283,6 +285,7 @@ def _check_dm_control_task(domain: str, task: str) -> None:
 
 
 def _choose_renderer(needed: bool) -> None:
+    """Sets ``MUJOCO_GL`` to a renderer that this machine has, if nobody has chosen one."""
     if "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ:
         return
     # dm_control binds its renderer when it is imported, for the whole life of the process.
@@ -291,4 +294,12 @@ def _choose_renderer(needed: bool) -> None:
             "dm_control was imported without a renderer, so it cannot draw pixels. Set the "
             "environment variable MUJOCO_GL to 'egl' (GPU) or 'osmesa' (CPU) before it is imported."
         )
-    os.environ["MUJOCO_GL"] = "egl" if os.path.exists("/dev/nvidia0") else "osmesa"
+    gpu = os.path.exists("/dev/nvidia0")
+    libraries = {"egl": "EGL", "osmesa": "OSMesa"} if gpu else {"osmesa": "OSMesa", "egl": "EGL"}
+    found = [name for name, library in libraries.items() if find_library(library)]
+    if needed and not found:
+        raise RuntimeError(
+            "Drawing pixels needs a renderer, and neither OSMesa nor EGL is installed: "
+            "apt-get install libosmesa6 (CPU) or libegl1 (GPU)."
+        )
+    os.environ["MUJOCO_GL"] = found[0] if found else "disable"
