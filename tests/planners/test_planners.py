@@ -53,8 +53,10 @@ def act(planner, env, batch=()):
 @every_planner
 def test_an_optimum_at_the_bound_of_a_wide_range(name, reach, generator):
     env = reach(Bounded(0, 100, (1,)), 100.0)
-    action = act(make(name, env, generator=generator), env)["action"]
-    assert 95 < action.item() <= 100
+    # From a deviation of half as much (iCEM's default) iCEM contracts before it has reached the bound, with
+    # any number of iterations: 84 in the worst of 20 seeds. From a whole half range the worst is 98.7.
+    action = act(make(name, env, init_std=1.0, generator=generator), env)["action"]
+    assert 98.5 < action.item() <= 100
 
 
 DISCRETE = {
@@ -146,7 +148,9 @@ def test_the_minimum_of_a_quadratic(name, reach, generator):
     env = reach(UNIT, goal)
     planner = make(name, env, num_candidates=200, top_k=20, optim_steps=12, generator=generator)
     plan, _ = planner.plan(env.reset())
-    torch.testing.assert_close(plan[0], goal.expand(3, 2), atol=0.05, rtol=0)
+    # Worst of 20 seeds: 0.0004, 0.012 (the best of few samples, no mean) and 0.018 (min_std keeps it wide).
+    allowed = {"cem": 0.001, "icem": 0.015, "mppi": 0.02}[name]
+    torch.testing.assert_close(plan[0], goal.expand(3, 2), atol=allowed, rtol=0)
 
 
 @every_planner
@@ -154,14 +158,16 @@ def test_plans_in_the_true_pendulum_are_as_good_as_the_best_of_a_grid(name, gene
     env, horizon = PendulumEnv(), 3
     start = env.reset(env.gen_params(batch_size=[2]))
     start["th"], start["thdot"] = torch.tensor([2.5, 0.4]), torch.tensor([1.0, -2.0])
-    planner = make(name, env, planning_horizon=horizon, generator=generator)
+    # With SIZES iCEM, whose samples fall to 16, is up to 0.04 away in ten seeds; with these 0.002.
+    sizes = {"num_candidates": 200, "top_k": 20, "optim_steps": 12}
+    planner = make(name, env, planning_horizon=horizon, generator=generator, **sizes)
     values = torch.linspace(-1, 1, 21)
     grid = torch.cartesian_prod(*[values] * horizon).view(1, -1, horizon, 1).expand(2, -1, -1, -1)
     state = planner.simulator.start(start)
     best = planner.simulator.returns(state, planner.space.actions(grid)).amax(1)
     plan, _ = planner.plan(start)
     found = planner.simulator.returns(state, planner.space.actions(plan.unsqueeze(1)))[:, 0]
-    assert (found > best - 0.05).all(), (found, best)
+    assert (found > best - 0.005).all(), (found, best)
 
 
 # -- Options -----------------------------------------------------------------------------------
@@ -206,6 +212,21 @@ def test_numbers_without_bounds_and_bounds_that_only_clip(reach, generator):
     assert abs(act(make("cem", infinite, **options), infinite)["action"].item() - 3) < 0.2
     env = reach(Bounded(-1.0, 2.0, (1,)), 3.0)
     assert act(make("cem", env, **options), env)["action"].item() == pytest.approx(2, abs=0.1)
+
+
+def test_a_compiled_plan_is_the_same_plan(reach):
+    specs = Composite(observation=Unbounded(2)), Composite(action=UNIT)
+    torch.manual_seed(0)
+    model = make_identity(*specs, units=8)
+    plans = []
+    for compiled in (False, True):
+        planner = CEMPlanner(model, **SIZES, generator=torch.Generator().manual_seed(1))
+        if compiled:
+            planner.compile_steps(backend="eager", fullgraph=True)
+        plans.append(planner.plan(model.initial([2]))[0])
+    torch.testing.assert_close(*plans)
+    with pytest.raises(TypeError, match="steps of Reach cannot be compiled"):
+        make("cem", reach(UNIT)).compile_steps()
 
 
 def test_several_actions_of_different_kinds_are_planned_together(generator):

@@ -14,6 +14,7 @@ from torchrl.envs.utils import step_mdp
 from torchrl_wm import keys
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.planners.recording import Recording
 from torchrl_wm.world_models import WorldModel
 
@@ -68,6 +69,14 @@ class ModelSimulator(nn.Module):
         self.in_keys, self.rewards = list(model.latent_keys), "the parameters of the world model"
         self.encoding = model.action_encoding
         self.imagined = Recording(self._imagine) if trace else self._imagine
+
+    def compile_steps(self, **options) -> None:
+        """Compiles the imagination, in place of recording it.
+
+        Args:
+            **options: keyword arguments of :func:`torch.compile`.
+        """
+        self.imagined = compile_function(self._imagine, **{"dynamic": False, **options})
 
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
         """The latents ``[n, size]`` in a TensorDict ``[n]``."""
@@ -189,6 +198,13 @@ class EnvSimulator(nn.Module):
         self.in_keys = list(dict.fromkeys(k for s in specs for k in s.keys(True, True)))
         self.encoding = ActionEncoding(env.full_action_spec_unbatched)
         self.done_keys = [unravel_key(("next", *_as_tuple(k))) for k in _outermost_done(env)]
+
+    def compile_steps(self, **options) -> None:
+        """Raises a TypeError: the steps of an environment are its own."""
+        raise TypeError(
+            f"The steps of {type(self.env).__name__} cannot be compiled; plan in a world model, or "
+            "leave compile_steps out."
+        )
 
     def start(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The state ``[n]`` in a TensorDict ``[n]``."""
