@@ -56,9 +56,7 @@ def make_search(
             step = model.step((torch.from_numpy(parents),), torch.tensor(action))
             latents.append(step.latents[0].numpy())
             said = (x.tolist() for x in (step.reward, step.value, step.logits))
-            tree.batch_backpropagate(
-                simulation + 1, discount, *said, ranges, results, to_play
-            )
+            tree.batch_backpropagate(simulation + 1, discount, *said, ranges, results, to_play)
         return roots.get_distributions()
 
     return torch.inference_mode()(run)

@@ -25,7 +25,14 @@ from torchrl_wm.planners.tree_search.exponential import (
     LOG2_E,
     LOWEST,
 )
-from torchrl_wm.planners.tree_search.tree import CHANCE, DECISION, NO_CHILD, TERMINAL, make_tree, memory
+from torchrl_wm.planners.tree_search.tree import (
+    CHANCE,
+    DECISION,
+    NO_CHILD,
+    TERMINAL,
+    make_tree,
+    memory,
+)
 
 # Nothing is allocated inside, so arrays need no reference counts (atomic, and dearer than the arithmetic).
 _OPTIONS = {"error_model": "numpy", "_nrt": False}
@@ -223,7 +230,8 @@ def back_up(tree, row, leaf, value):
     parent = tree.node_links[row, node, PARENT]
     while parent != NO_CHILD:
         action = tree.node_links[row, node, ACTION]
-        reward, discount = tree.node_numbers[row, node, REWARD], tree.node_numbers[row, node, DISCOUNT]
+        reward = tree.node_numbers[row, node, REWARD]
+        discount = tree.node_numbers[row, node, DISCOUNT]
         value = reward + discount * value
         visits = np.float32(tree.node_links[row, parent, VISITS])
         total = tree.node_numbers[row, parent, NODE_VALUE] * visits + value

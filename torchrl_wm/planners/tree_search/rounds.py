@@ -29,7 +29,8 @@ class RoundsExecutor:
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
         allowed = (self.arrays.edge_numbers[:, 0, kernels.PRIOR] > 0).sum(-1)
-        self.schedule = rule.schedule(num_actions, num_simulations).numpy()[np.minimum(allowed, most)]
+        schedules = rule.schedule(num_actions, num_simulations).numpy()
+        self.schedule = schedules[np.minimum(allowed, most)]
         self.noise = np.zeros((rows, num_actions), np.float32)
         if noise is not None:
             self.noise[:] = noise.cpu().numpy()
