@@ -28,7 +28,7 @@ def report(threads: int) -> None:
             "env.num_envs": NUM_ENVS,
             "threads": threads,
             "run_dir": f"{folder}/run",
-            "training.warmup_steps": 400,
+            "training.warmup_steps": 1_200,
             "training.first_updates": 1 + ROUNDS * UPDATES,
             "training.checkpoint_every": 0,
             "training.progress": False,
@@ -49,7 +49,7 @@ def report(threads: int) -> None:
     print(
         f"self-play of Gumbel MuZero, CartPole, {NUM_ENVS} environments, {simulations} simulations: "
         f"{sorted(acting)[ROUNDS // 2]:.0f} environment steps per second\n"
-        f"updates of it, {batch} roots each: {sorted(learning)[ROUNDS // 2]:.1f} per second",
+        f"updates of it, {batch} sequences each: {sorted(learning)[ROUNDS // 2]:.1f} per second",
         flush=True,
     )
 
