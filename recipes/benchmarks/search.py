@@ -1,8 +1,10 @@
 """Searches per second beside mctx, for both rules: ``python recipes/benchmark.py search``.
 
-Needs ``pip install jax mctx``. The model is the same small network with the same weights on both sides,
-50 simulations, no noise. Candidates take turns; medians are printed, with the share of our time that is
-spent outside the model. ``--clock cpu`` counts processor time, for a machine that does other work too.
+Needs ``pip install jax mctx``; LightZero's tree stands beside MuZero's rule where it is installed
+(``pip install --no-deps LightZero``). The model is the same small network with the same weights on all
+sides, 50 simulations, no noise. Candidates take turns; medians are printed, with the share of our time
+that is spent outside the model. ``--clock cpu`` counts processor time, for a machine that does other
+work too. Then follow rates of a whole agent: self-play and updates of Gumbel MuZero on CartPole.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import platform
 import time
 from collections.abc import Callable
 
+import lightzero_search
 import mctx_search
 import numpy as np
+import self_play
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
@@ -77,6 +81,7 @@ def main() -> None:
     print(
         f"{SIMULATIONS} simulations, model of {UNITS} units, {options.clock} time, searches per second"
     )
+    compiled_tree = lightzero_search.load_tree()
     for name, rule in RULES.items():
         ratios = []
         for rows, actions in POINTS:
@@ -90,14 +95,20 @@ def main() -> None:
                 "ours": _ours(evaluator, root, rule, noise),
                 "mctx": mctx_search.make_search(model, root, name, SIMULATIONS, DISCOUNT),
             }
+            if compiled_tree is not None and name == "muzero":
+                candidates["LightZero"] = lightzero_search.make_search(
+                    compiled_tree, model, root, rule, SIMULATIONS
+                )
             rates, share = _measure(candidates, rows, evaluator, options.rounds, clock)
             ratios.append(rates["ours"] / rates["mctx"])
+            found = ", ".join(f"{who} {rate:8,.0f}" for who, rate in rates.items())
             print(
-                f"{name} {rows:>3} x {actions:<2}: ours {rates['ours']:8,.0f}, mctx {rates['mctx']:8,.0f}, "
-                f"{ratios[-1]:5.2f} times as fast; outside the model {share:.0%} of the time",
+                f"{name} {rows:>3} x {actions:<2}: {found}; {ratios[-1]:5.2f} times as fast as mctx; "
+                f"outside the model {share:.0%} of the time",
                 flush=True,
             )
         print(f"{name}: {np.mean(ratios):.2f} times as fast in the mean", flush=True)
+    self_play.report(options.threads)
 
 
 def _options() -> argparse.Namespace:

@@ -134,14 +134,13 @@ class LatentStore:
         self.buffers = tuple(x.new_empty(capacity, *x.shape[1:]) for x in first)
         self.device = first[0].device
         self.used = 0
-        self.append(first)
+        for place, value in zip(self.reserve(len(first[0])), first, strict=True):
+            place.copy_(value)
 
-    def append(self, latents: Latents) -> None:
-        """Adds rows ``[R, ...]``."""
-        rows = latents[0].shape[0]
-        for buffer, value in zip(self.buffers, latents, strict=True):
-            buffer.narrow(0, self.used, rows).copy_(value)
+    def reserve(self, rows: int) -> Latents:
+        """The places of the next rows ``[R, ...]``."""
         self.used += rows
+        return tuple(x.narrow(0, self.used - rows, rows) for x in self.buffers)
 
 
 class Evaluator(nn.Module):
@@ -166,13 +165,15 @@ class Evaluator(nn.Module):
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
         if store.device.type != "cpu":
             index, action = index.to(store.device), action.to(store.device)
-        *latents, packed = self._call(index, action, *store.buffers)
-        store.append(latents)
+        packed = self._call(index, action, *store.buffers, *store.reserve(len(index)))
         return Evaluation(packed, self._num_actions, self._discount)
 
-    def forward(self, index: Tensor, action: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
-        """On plain tensors, as a tracer takes it."""
+    def forward(self, index: Tensor, action: Tensor, *tensors: Tensor) -> Tensor:
+        """On plain tensors, as a tracer takes it: latents, then the places of the following ones."""
+        buffers, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         step = self.dynamics.step(tuple(x.index_select(0, index) for x in buffers), action)
+        for place, value in zip(places, step.latents, strict=True):
+            place.copy_(value)
         columns = [step.reward.unsqueeze(-1), step.value.unsqueeze(-1), step.logits]
         if step.discount is not None or step.kind is not None:
             discount, kind = step.discount, step.kind
@@ -181,26 +182,32 @@ class Evaluator(nn.Module):
             if kind is None:
                 kind = torch.zeros_like(step.reward)
             columns += [discount.unsqueeze(-1), kind.unsqueeze(-1).to(step.reward.dtype)]
-        return (*step.latents, torch.cat(columns, -1))
+        return torch.cat(columns, -1)
 
-    def _call(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _call(self, *inputs: Tensor) -> Tensor:
         if not self.trace:
             return self.forward(*inputs)
         if not self._recorded:
             self._recorded.append(self._record(inputs))
         return self._recorded[0](*inputs)
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
         """The recording, or the plain operations where a recording does not hold for other rows."""
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            index, action, *buffers = (x.clone() for x in inputs)
+            index, action, *tensors = (x.clone() for x in inputs)
             try:
                 recording = torch.jit.trace(
-                    _Forward(self), (index, action, *buffers), check_trace=False
+                    _Forward(self), (index, action, *tensors), check_trace=False
                 )
-                more = index.repeat(2), action.repeat(2), *buffers
-                torch.testing.assert_close(recording(*more), self.forward(*more))
+                half = len(tensors) // 2
+                more = index.repeat(2), action.repeat(2), *tensors[:half]
+                found = [
+                    [function(*more, *places), *places]
+                    for function in (recording, self.forward)
+                    for places in [[torch.cat([x, x]) for x in tensors[half:]]]
+                ]
+                torch.testing.assert_close(*found)
                 return recording.forward  # the module's own call does more before it gets there
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[-1]
@@ -227,5 +234,5 @@ class _Forward(nn.Module):
         super().__init__()
         self.evaluator = evaluator
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> Tensor:
         return self.evaluator.forward(*inputs)

@@ -21,19 +21,22 @@ class Executor(Protocol):
     """Descends to leaves and backs their values up; made for one search.
 
     Args:
-        tree (TensorDictBase): with its roots set.
+        value (Tensor): of the roots, ``[B]``.
+        logits (Tensor): ``[B, A]``, with the noise that the rule adds to them.
         rule: how edges are chosen.
         num_simulations (int): visits of each root.
         max_depth (int, optional): longest path from a root.
         noise (Tensor, optional): ``[B, A]``, that of the rule.
     """
 
+    tree: TensorDictBase
+    """What was searched so far, see :func:`~torchrl_wm.planners.tree_search.make_tree`."""
     capacity: int
     """States that may be evaluated, the roots included."""
     states: Tensor
     """``[B, N]`` int64: where the latents of each node are stored."""
 
-    def __init__(self, tree: TensorDictBase, rule, num_simulations, max_depth, noise): ...
+    def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise): ...
 
     def select(self) -> Leaves | None:
         """What has to be evaluated next; ``None`` when the search is over."""

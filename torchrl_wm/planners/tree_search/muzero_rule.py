@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from tensordict import TensorDictBase
@@ -85,9 +86,7 @@ class MuZeroRule:
     # -- selection -----------------------------------------------------------------------------------
     def bounds(self, num_simulations: int, dtype: torch.dtype, device=None) -> Tensor:
         """The factor of the prior by visits of the node, ``[num_simulations + 2]``."""
-        n = torch.arange(num_simulations + 2, dtype=torch.float64)
-        factor = n.sqrt() * (self.c_init + ((n + self.c_base + 1) / self.c_base).log())
-        return factor.to(device, dtype)
+        return _bounds(self.c_init, self.c_base, num_simulations).to(device, dtype)
 
     def scores(self, node: NodeStatistics, bounds: Tensor) -> Tensor:
         """Scores ``[B, A]`` of the edges of a node; the largest is followed."""
@@ -126,6 +125,12 @@ class MuZeroRule:
         uniform = torch.rand(scores.shape, dtype=torch.float64, generator=_on_cpu(generator))
         gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
         return (scores + gumbel.to(scores.device)).argmax(-1)
+
+
+@lru_cache(maxsize=64)
+def _bounds(c_init: float, c_base: float, num_simulations: int) -> Tensor:
+    n = torch.arange(num_simulations + 2, dtype=torch.float64)
+    return n.sqrt() * (c_init + ((n + c_base + 1) / c_base).log())
 
 
 def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:

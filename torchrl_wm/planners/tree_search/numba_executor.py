@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
@@ -21,21 +20,21 @@ _RANGES = {
 }
 
 
-def numba_executor(tree: TensorDictBase, rule, num_simulations, max_depth=None, noise=None):
+def numba_executor(value: torch.Tensor, logits: torch.Tensor, rule, *options):
     """The compiled executor of a rule; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
     kind = RoundsExecutor if isinstance(rule, GumbelRule) else StepwiseExecutor
-    return kind(tree, rule, num_simulations, max_depth, noise)
+    return kind(value, logits, rule, *options)
 
 
 class StepwiseExecutor:
     """MuZero's rule: one visit of every row at a time."""
 
-    def __init__(self, tree: TensorDictBase, rule: MuZeroRule, num_simulations, max_depth, noise):
-        rows, num_actions = tree.shape[0], tree["priors"].shape[-1]
+    def __init__(self, value, logits, rule: MuZeroRule, num_simulations, max_depth, noise):
+        rows, num_actions = logits.shape
         self.capacity = rows * (num_simulations + 1)
         self.simulation, self.num_simulations = 0, num_simulations
         self.max_depth = -1 if max_depth is None else max_depth
-        self.arrays = kernels.tree_arrays(tree)
+        self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
         self.bounds = rule.bounds(num_simulations, torch.float32).numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
@@ -14,6 +13,7 @@ from torchrl_wm.planners.tree_search.tree import (
     NO_CHILD,
     TERMINAL,
     NodeStatistics,
+    make_tree,
     masked_priors,
     node_statistics,
 )
@@ -22,7 +22,15 @@ from torchrl_wm.planners.tree_search.tree import (
 class ReferenceExecutor:
     """One visit of every row at a time; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
-    def __init__(self, tree: TensorDictBase, rule, num_simulations, max_depth=None, noise=None):
+    def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise):
+        tree = make_tree(
+            len(logits), num_simulations, logits.shape[-1], dtype=value.dtype, device=value.device
+        )
+        tree["node_visits"][:, 0] = 1
+        tree["node_values"][:, 0] = value
+        tree["raw_values"][:, 0] = value
+        tree["logits"][:, 0] = logits
+        tree["priors"][:, 0] = masked_priors(logits)
         self.tree, self.rule, self.max_depth, self.noise = tree, rule, max_depth, noise
         self.simulation, self.num_simulations = 0, num_simulations
         self.rows = torch.arange(tree.shape[0], device=tree["priors"].device)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
 
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
@@ -22,15 +21,16 @@ from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 class RoundsExecutor:
     """See the module, and :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
-    def __init__(self, tree: TensorDictBase, rule: GumbelRule, num_simulations, max_depth, noise):
-        rows, num_actions = tree.shape[0], tree["priors"].shape[-1]
+    def __init__(self, value, logits, rule: GumbelRule, num_simulations, max_depth, noise):
+        rows, num_actions = logits.shape
         most = min(rule.max_considered_actions, num_actions)
         self.capacity = rows * (num_simulations + 1 + most)
-        self.arrays = kernels.tree_arrays(tree)
+        self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
-        considered = (tree["priors"][:, 0] > 0).sum(-1).clamp_max(most).numpy()
-        self.schedule = rule.schedule(num_actions, num_simulations).numpy()[considered]
+        allowed = (self.arrays.edge_numbers[:, 0, kernels.PRIOR] > 0).sum(-1)
+        schedules = rule.schedule(num_actions, num_simulations).numpy()
+        self.schedule = schedules[np.minimum(allowed, most)]
         self.noise = np.zeros((rows, num_actions), np.float32)
         if noise is not None:
             self.noise[:] = noise.cpu().numpy()
@@ -39,7 +39,7 @@ class RoundsExecutor:
         self.max_depth = -1 if max_depth is None else max_depth
         self.index, self.actions = torch.empty((2, rows * most), dtype=torch.int64)
         self.requests = self.index.numpy(), self.actions.numpy()
-        self.scores = np.empty((2, num_actions), np.float32)
+        self.scores = tuple(np.empty((2, num_actions), np.float32))
         self.used, self.asked = rows, 0
 
     @property

@@ -15,7 +15,6 @@ from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.numba_executor import numba_executor
 from torchrl_wm.planners.tree_search.reference import ReferenceExecutor
-from torchrl_wm.planners.tree_search.tree import make_tree, masked_priors
 
 Rule = MuZeroRule | GumbelRule
 
@@ -72,10 +71,11 @@ def search(
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
     evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
+    logits = rule.root_logits(root.logits, noise)
+    _check_root(root.value, logits)
     # Inference tensors do not know what they are views of; leaving that mode turns gradients on.
     with torch.inference_mode(False), torch.no_grad():
-        tree = _planted(root, rule, num_simulations, noise, executor)
-    work = EXECUTORS[executor](tree, rule, num_simulations, max_depth, noise)
+        work = EXECUTORS[executor](root.value, logits, rule, num_simulations, max_depth, noise)
     store = LatentStore(root.latents, work.capacity)
     with torch.inference_mode():
         while (leaves := work.select()) is not None:
@@ -84,35 +84,22 @@ def search(
         # What the dynamics carry beside the latents of their model (sampled actions) comes last.
         for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):
             kept = buffer[work.states.to(buffer.device)]
-            tree.set(unravel_key(("latents", name)), kept.to(tree.device))
-    return tree
+            work.tree.set(unravel_key(("latents", name)), kept.to(work.tree.device))
+    return work.tree
 
 
-def _planted(root: Root, rule: Rule, num_simulations: int, noise, executor: str) -> TensorDict:
-    """The trees with their roots."""
-    logits = rule.root_logits(root.logits, noise)
-    closed = (logits == -torch.inf).all(-1)
+def _check_root(value: Tensor, logits: Tensor) -> None:
+    """Roots that cannot be searched are named by their rows."""
+    largest = logits.amax(-1)
+    if (value + largest).isfinite().all():
+        return
+    closed = largest == -torch.inf
     if closed.any():
         raise ValueError(
             f"No action is allowed in the rows {closed.nonzero().flatten().tolist()}: their action mask "
             "has no True. Exclude finished environments (done=True) or repair the mask."
         )
-    finite = root.value.isfinite() & ~(logits.isnan() | (logits == torch.inf)).any(-1)
-    if not finite.all():
-        rows = (~finite).nonzero().flatten().tolist()
-        raise FloatingPointError(
-            f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."
-        )
-    # The compiled loops are written for one precision; the model's own is kept by the reference.
-    compiled = executor == "numba"
-    dtype = torch.float32 if compiled else root.value.dtype
-    device = torch.device("cpu") if compiled else root.value.device
-    tree = make_tree(
-        *logits.shape[:1], num_simulations, logits.shape[-1], dtype=dtype, device=device
+    rows = (~(value.isfinite() & largest.isfinite())).nonzero().flatten().tolist()
+    raise FloatingPointError(
+        f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."
     )
-    tree["node_visits"][:, 0] = 1
-    tree["node_values"][:, 0] = root.value
-    tree["raw_values"][:, 0] = root.value
-    tree["logits"][:, 0] = logits
-    tree["priors"][:, 0] = masked_priors(logits)
-    return tree

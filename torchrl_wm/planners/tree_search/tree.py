@@ -52,33 +52,41 @@ def make_tree(
         (torch.Size([2, 9, 3]), torch.int32)
     """
     shape = rows, num_simulations + 1
-    links = torch.full((*shape, 4 + 2 * num_actions), NO_CHILD, dtype=torch.int32, device=device)
-    numbers = torch.zeros((*shape, 4 + 3 * num_actions), dtype=dtype, device=device)
-    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device).repeat(1, rows)
-    node_links, (children, visits) = links[..., :4], links[..., 4:].split(num_actions, -1)
-    node_numbers, edges = numbers[..., :4], numbers[..., 4:].split(num_actions, -1)
+    node_links = torch.full((*shape, 4), NO_CHILD, dtype=torch.int32, device=device)
     node_links[..., 2:] = 0  # visits and kind
-    visits.zero_()
+    edge_links = torch.zeros((*shape, 2, num_actions), dtype=torch.int32, device=device)
+    edge_links[..., 0, :] = NO_CHILD
+    node_numbers = torch.zeros((*shape, 4), dtype=dtype, device=device)
+    edge_numbers = torch.zeros((*shape, 3, num_actions), dtype=dtype, device=device)
+    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device).repeat(1, rows)
     names = (
         ("parents", "action_from_parent", "node_visits", "kinds"),
         ("node_values", "raw_values", "rewards", "discounts"),
+        ("children", "children_visits"),
         ("q_values", "priors", "logits"),
         ("q_min", "q_max"),
     )
-    parts = node_links.unbind(-1), node_numbers.unbind(-1), edges, bounds.unbind(0)
-    entries = {"children": children, "children_visits": visits}
+    parts = (
+        node_links.unbind(-1),
+        node_numbers.unbind(-1),
+        edge_links.unbind(-2),
+        edge_numbers.unbind(-2),
+        bounds.unbind(0),
+    )
+    entries = {}
     for named, tensors in zip(names, parts, strict=True):
         entries |= dict(zip(named, tensors, strict=True))
     return TensorDict(entries, [rows], device=device)
 
 
-def memory(tree: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
-    """What the entries of a fresh tree are views of: integers and numbers of a node side by side.
+def memory(tree: TensorDictBase) -> tuple[Tensor, ...]:
+    """What the entries of a fresh tree are views of: what is read together lies together.
 
-    A visit reads most of what is known of a node, so that belongs into one place: ``[B, N, 4 + 2 A]``,
-    ``[B, N, 4 + 3 A]``, and the ranges ``[2, B]``.
+    Integers and numbers of nodes, ``[B, N, 4]`` each, integers and numbers of edges, ``[B, N, 2, A]`` and
+    ``[B, N, 3, A]``, and the ranges ``[2, B]``.
     """
-    return tree["parents"]._base, tree["node_values"]._base, tree["q_min"]._base
+    firsts = "parents", "node_values", "children", "q_values", "q_min"
+    return tuple(tree[name]._base for name in firsts)
 
 
 class NodeStatistics(NamedTuple):
