@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import torch
 
 from torchrl_wm.cli import main
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TINY = ["--config-dir", str(Path(__file__).with_name("config"))]
 
 
@@ -36,3 +38,16 @@ def command(tmp_path, monkeypatch, capfd):
     yield run
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """The module of a script in ``recipes``, by its name."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from torchrl_wm.envs import ConnectFour, TicTacToe
 
-PATH = Path(__file__).resolve().parents[2] / "recipes" / "arena.py"
-
 
 @pytest.fixture(scope="module")
-def arena():
-    spec = importlib.util.spec_from_file_location("arena", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def arena(recipe):
+    return recipe("arena")
 
 
 def test_perfect_players_always_draw_and_never_lose_to_chance(arena):

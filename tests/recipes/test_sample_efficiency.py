@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "recipes" / "sample_efficiency.py"
-
 
 @pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("sample_efficiency", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def table(recipe):
+    return recipe("sample_efficiency")
 
 
-def test_every_planner_is_played_at_every_budget(recipe, tmp_path):
+def test_every_planner_is_played_at_every_budget(table, tmp_path):
     out = tmp_path / "table"
     sizes = ["--candidates", "4", "8", "--horizon", "3", "--steps", "4", "--episodes", "2"]
-    recipe.main([str(out), *sizes, "--seeds", "0", "1"])
+    table.main([str(out), *sizes, "--seeds", "0", "1"])
     with out.with_suffix(".csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == len(recipe.PLANNERS) * 2 * 2
+    assert len(rows) == len(table.PLANNERS) * 2 * 2
     tried = {(row["planner"], row["candidates"]): float(row["trajectories"]) for row in rows}
     assert tried["CEM", "4"] == 5 * 4 and tried["CEM", "8"] == 5 * 8  # five iterations
     # The reference code keeps elites from one decision to the next, so more is tried than is drawn.
@@ -33,15 +26,15 @@ def test_every_planner_is_played_at_every_budget(recipe, tmp_path):
     assert all(float(row["mean"]) < 0 for row in rows)
     assert out.with_suffix(".png").stat().st_size
     text = out.with_suffix(".md").read_text()
-    assert all(f"| {name} |" in text for name in recipe.PLANNERS)
+    assert all(f"| {name} |" in text for name in table.PLANNERS)
 
 
-def test_the_comparison_names_the_fewest_trajectories_that_suffice(recipe):
+def test_the_comparison_names_the_fewest_trajectories_that_suffice(table):
     numbers = [("CEM", 100, -5.0), ("iCEM", 10, -9.0), ("iCEM", 20, -4.0), ("iCEM", 40, -3.0)]
     rows = [
         {"planner": name, "trajectories": count, "mean": mean, "std": 1.0, "episodes": 2, "seed": 0}
         for name, count, mean in numbers
     ]
-    assert recipe.comparison(rows)[-1] == "| CEM | 100 | -5.0 | 20 | -4.0 | 0.20 |"
+    assert table.comparison(rows)[-1] == "| CEM | 100 | -5.0 | 20 | -4.0 | 0.20 |"
     rows[0]["mean"] = 0.0
-    assert recipe.comparison(rows)[-1].startswith("| CEM | 100 | 0.0 | none |")
+    assert table.comparison(rows)[-1].startswith("| CEM | 100 | 0.0 | none |")
