@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.data import Composite, OneHot
 from torchrl.envs import check_env_specs
 
 from torchrl_wm.envs import ConnectFour, LineGame, TicTacToe, model_specs, wrap
+from torchrl_wm.world_models import make_muzero
 
 
 def play(game, moves, batch=()):
@@ -75,7 +77,7 @@ def test_a_step_depends_on_its_input_alone():
     play(game, [0, 1, 2])
     assert (first == kept).all()
     after = game.step(first.set("action", torch.tensor([4, 8])))["next"]
-    assert after["board"][:, 1].flatten(1).argmax(1).tolist() == [4, 8]
+    assert after["board"][:, 1].flatten(1).int().argmax(1).tolist() == [4, 8]
 
 
 @pytest.mark.parametrize("factory", [TicTacToe, ConnectFour])
@@ -92,3 +94,13 @@ def test_self_play_environments(factory):
 def test_a_line_must_fit():
     with pytest.raises(ValueError, match="line of 5 does not fit on a board of 3 x 4"):
         LineGame(3, 4, 5)
+
+
+def test_a_network_sees_the_stones():
+    """Planes of a board are not bytes of a screen: a stone is 1, not 1 / 255."""
+    spec = Composite(board=TicTacToe().observation_spec["board"])
+    encoder = make_muzero(spec, Composite(action=OneHot(9))).encoder
+    seen = []
+    encoder.image.layers[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder(play(TicTacToe(), [4]))
+    assert seen[0].max() - seen[0].min() == 1

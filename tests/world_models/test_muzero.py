@@ -11,7 +11,7 @@ from torchrl_wm.world_models import make_muzero
 
 VECTOR = Composite(observation=Unbounded(4))
 DISCRETE = Composite(action=OneHot(3))
-BOARD = Composite(board=Unbounded((2, 3, 3), dtype=torch.uint8))
+BOARD = Composite(board=Unbounded((2, 3, 3), dtype=torch.bool))
 ATARI = Composite(pixels=Unbounded((4, 96, 96), dtype=torch.uint8))
 OBSERVATIONS = {
     "vector": VECTOR,

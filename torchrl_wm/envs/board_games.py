@@ -34,7 +34,7 @@ def winning_lines(height: int, width: int, length: int) -> Tensor:
 class LineGame(EnvBase):
     """Whoever first has a number of stones in a line wins: TicTacToe, Gomoku, Connect-Four.
 
-    The two sides take turns in one environment. It observes ``board`` uint8 ``[2, H, W]``, the stones of
+    The two sides take turns in one environment. It observes ``board`` bool ``[2, H, W]``, the stones of
     the side to move and those of the other, ``to_play [1]`` and ``action_mask [A]``. The reward is the
     mover's: 1 for a line. A move that is not allowed loses, with -1. A full board is a draw.
 
@@ -76,7 +76,7 @@ class LineGame(EnvBase):
         actions = width if gravity else height * width
         self.observation_spec = Composite(
             {
-                "board": Unbounded((2, height, width), dtype=torch.uint8, device=device),
+                "board": Unbounded((2, height, width), dtype=torch.bool, device=device),
                 keys.TO_PLAY: Categorical(2, (1,), dtype=torch.int64, device=device),
                 keys.ACTION_MASK: Binary(actions, dtype=torch.bool, device=device),
             }
@@ -97,10 +97,10 @@ class LineGame(EnvBase):
         allowed = tensordict[keys.ACTION_MASK].reshape(len(action), -1)
         allowed = allowed.gather(1, action.unsqueeze(1))
         square = self._square(mine | other, action).unsqueeze(1)
-        mine = mine.flatten(1).scatter(1, square, 1).view_as(mine)
+        mine = mine.flatten(1).scatter(1, square, True).view_as(mine)
         won = self._has_line(mine) & allowed
         taken = mine | other
-        mask = taken[:, 0] == 0 if self.gravity else taken.flatten(1) == 0
+        mask = ~taken[:, 0] if self.gravity else ~taken.flatten(1)
         ended = won | ~allowed | ~mask.any(1, keepdim=True)
         out = {
             "board": torch.stack([other, mine], 1),

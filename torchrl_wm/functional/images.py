@@ -7,8 +7,13 @@ from torch import Tensor
 
 
 def scale_image(image: Tensor) -> Tensor:
-    """A picture as float32 in [0, 1]: bytes are divided by 255, floats are taken as they are."""
-    return image.float() if image.is_floating_point() else image.float().div_(255)
+    """A picture as float32 in [0, 1]: bytes are divided by 255, floats and booleans taken as they are.
+
+    Examples:
+        >>> scale_image(torch.tensor([0, 255], dtype=torch.uint8)), scale_image(torch.tensor([True]))
+        (tensor([0., 1.]), tensor([1.]))
+    """
+    return image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
 
 def centre_image(image: Tensor) -> Tensor:

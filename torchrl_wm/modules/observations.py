@@ -19,8 +19,8 @@ Specs = Mapping[NestedKey, TensorSpec]
 def split_observations(observation_spec: Composite) -> tuple[dict, dict]:
     """The vector entries and the picture entries of a spec, each sorted by key.
 
-    A picture is a three-dimensional entry ``[C, H, W]`` of bytes, or of floats with at least 8 rows
-    and columns; all else counts as a vector.
+    A picture is a three-dimensional entry ``[C, H, W]`` of bytes (0 to 255), of booleans (the planes of a
+    board), or of floats with at least 8 rows and columns; all else counts as a vector.
 
     Raises:
         ValueError: for a spec without entries or a picture whose channels come last.
@@ -106,4 +106,6 @@ def _is_image(key: NestedKey, spec: TensorSpec) -> bool:
             f"The picture {key!r} has the shape {tuple(spec.shape)} with its channels last; "
             "expected [C, H, W]. Add torchrl.envs.ToTensorImage or PermuteTransform((-1, -3, -2))."
         )
-    return spec.dtype == torch.uint8 or (spec.dtype.is_floating_point and min(height, width) >= 8)
+    if spec.dtype in (torch.uint8, torch.bool):
+        return True
+    return spec.dtype.is_floating_point and min(height, width) >= 8

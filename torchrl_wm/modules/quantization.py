@@ -38,7 +38,7 @@ class QuantizeImages(nn.Module):
         if not 1 <= bits <= 8:
             raise ValueError(f"image_bits={bits} must be within 1 and 8.")
         _, images = split_observations(observation_spec)
-        self.keys = [key for key, spec in images.items() if not spec.dtype.is_floating_point]
+        self.keys = [key for key, spec in images.items() if spec.dtype == torch.uint8]
         self.bits = bits
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
