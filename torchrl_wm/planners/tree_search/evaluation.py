@@ -13,8 +13,10 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners.tree_search.program import Program, Untranslatable
 
 Latents = tuple[Tensor, ...]
+_LOGGER = logging.getLogger(__name__)
 
 
 class Root(NamedTuple):
@@ -146,9 +148,11 @@ class LatentStore:
 class Evaluator(nn.Module):
     """Gathers latents, asks the dynamics, stores the new latents.
 
-    Where the dynamics allow it, the operations are recorded once by ``torch.jit.trace``: at the few
-    rows of acting most of the time of a small network is spent between its operations. The recording
-    holds references to the parameters, so training goes on being seen.
+    Where the dynamics allow it, the operations are recorded once: at the few rows of acting most of the
+    time of a small network is spent between its operations. On a CPU perceptrons and recurrent cells
+    become a :class:`~torchrl_wm.planners.tree_search.program.Program`; what it cannot express
+    (convolutions, samples) is recorded by ``torch.jit.trace``. Training goes on being seen, from one
+    search to the next.
 
     Args:
         dynamics (Dynamics): what is asked.
@@ -161,11 +165,36 @@ class Evaluator(nn.Module):
         self._recorded: list = []  # in a list, so that it is neither a submodule nor in a state dict
         self._num_actions, self._discount = dynamics.num_actions, dynamics.discount
 
+    @property
+    def program(self) -> Program | None:
+        """What the recording is where a search can carry it out by itself."""
+        found = self._recorded[0] if self._recorded else None
+        return found if isinstance(found, Program) else None
+
+    @property
+    def constant(self) -> float:
+        """The discount of edges of which the dynamics say nothing else."""
+        return self._discount
+
+    def begin(self, first: Latents, capacity: int) -> LatentStore:
+        """The memory of a search from roots with latents ``[B, ...]``; reads the parameters."""
+        store = LatentStore(first, capacity)
+        if self.program is not None:
+            self.program.refresh()
+        elif self.trace and not self._recorded:
+            self._recorded.append(self._record(store, len(first[0])))
+        return store
+
     def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> Evaluation:
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
         if store.device.type != "cpu":
             index, action = index.to(store.device), action.to(store.device)
-        packed = self._call(index, action, *store.buffers, *store.reserve(len(index)))
+        places, program = store.reserve(len(index)), self.program
+        if program is not None:
+            packed = program(index, action, store.buffers, store.used - len(index))
+        else:
+            function = self._recorded[0] if self._recorded else self.forward
+            packed = function(index, action, *store.buffers, *places)
         return Evaluation(packed, self._num_actions, self._discount)
 
     def forward(self, index: Tensor, action: Tensor, *tensors: Tensor) -> Tensor:
@@ -184,40 +213,54 @@ class Evaluator(nn.Module):
             columns += [discount.unsqueeze(-1), kind.unsqueeze(-1).to(step.reward.dtype)]
         return torch.cat(columns, -1)
 
-    def _call(self, *inputs: Tensor) -> Tensor:
-        if not self.trace:
-            return self.forward(*inputs)
-        if not self._recorded:
-            self._recorded.append(self._record(inputs))
-        return self._recorded[0](*inputs)
-
-    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        """The recording, or the plain operations where a recording does not hold for other rows."""
+    def _record(self, store: LatentStore, rows: int) -> Callable[..., Tensor]:
+        """The recording, or the plain operations where none gives the same numbers."""
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            index, action, *tensors = (x.clone() for x in inputs)
+            index = torch.arange(rows, device=store.device)
+            latents = [x[:rows].clone() for x in store.buffers]
+            inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
             try:
-                recording = torch.jit.trace(
-                    _Forward(self), (index, action, *tensors), check_trace=False
-                )
-                half = len(tensors) // 2
-                more = index.repeat(2), action.repeat(2), *tensors[:half]
-                found = [
-                    [function(*more, *places), *places]
-                    for function in (recording, self.forward)
-                    for places in [[torch.cat([x, x]) for x in tensors[half:]]]
-                ]
-                torch.testing.assert_close(*found)
-                return recording.forward  # the module's own call does more before it gets there
+                return self._translate(inputs)
+            except Untranslatable as error:
+                _LOGGER.info("%s is traced: %s", type(self.dynamics).__name__, error)
+            try:
+                return self._trace(inputs)
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[-1]
-        logging.getLogger(__name__).warning(
+        _LOGGER.warning(
             "The operations of %s cannot be recorded (%s); the search calls them one by one, which is "
             "slower. Set trace=False to do so without this message.",
             type(self.dynamics).__name__,
             reason,
         )
         return self.forward
+
+    def _translate(self, inputs: tuple[Tensor, ...]) -> Program:
+        program = Program(self.forward, inputs)
+        index, action, *tensors = inputs
+        latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        expected = [self.forward(*inputs), *places]
+        memory = [torch.cat([x, torch.empty_like(x)]) for x in latents]
+        found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
+        try:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        except AssertionError as error:
+            raise Untranslatable(f"its program gives other numbers: {error}") from None
+        return program
+
+    def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        recording = torch.jit.trace(_Forward(self), inputs, check_trace=False)
+        index, action, *tensors = inputs
+        half = len(tensors) // 2
+        more = index.repeat(2), action.repeat(2), *tensors[:half]
+        found = [
+            [function(*more, *places), *places]
+            for function in (recording, self.forward)
+            for places in [[torch.cat([x, x]) for x in tensors[half:]]]
+        ]
+        torch.testing.assert_close(*found)  # it has to hold for other rows, too
+        return recording.forward  # the module's own call does more before it gets there
 
     def _apply(self, fn, recurse: bool = True):
         self._recorded.clear()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
 
 
 class Leaves(NamedTuple):
@@ -17,7 +17,7 @@ class Leaves(NamedTuple):
     action: Tensor
 
 
-class Executor(Protocol):
+class Executor:
     """Descends to leaves and backs their values up; made for one search.
 
     Args:
@@ -36,13 +36,18 @@ class Executor(Protocol):
     states: Tensor
     """``[B, N]`` int64: where the latents of each node are stored."""
 
-    def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise): ...
+    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+        """Searches until every root had its visits."""
+        while (leaves := self.select()) is not None:
+            self.update(evaluator(store, leaves.index, leaves.action))
 
     def select(self) -> Leaves | None:
         """What has to be evaluated next; ``None`` when the search is over."""
+        raise NotImplementedError
 
     def update(self, evaluation: Evaluation) -> None:
         """Adds what was asked for to the trees."""
+        raise NotImplementedError
 
 
 def not_finite(

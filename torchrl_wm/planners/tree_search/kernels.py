@@ -2,29 +2,33 @@
 
 Whatever rounds is written in the order of :mod:`~torchrl_wm.planners.tree_search.reference`, in single
 precision, and sums over actions are taken in double precision: the trees are equal to the bit.
-Everything that is compiled is in this file, because numba's cache does not see changes in others.
+numba's cache does not see changes in the other files with compiled functions (``arithmetic``,
+``instructions``): delete ``__pycache__`` after editing those.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba.extending import intrinsic
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
-from torchrl_wm.planners.tree_search.exponential import (
-    COEFFICIENTS,
-    LN2_HIGH,
-    LN2_LOW,
-    LOG2_E,
-    LOWEST,
+from torchrl_wm.planners.tree_search.arithmetic import (
+    MINUS_INFINITY,
+    ONE,
+    TINY,
+    ZERO,
+    compiled,
+    inlined,
+    maximum,
+    minimum,
+    reordered,
+    softmax,
 )
+from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.instructions import BLOCK, run
 from torchrl_wm.planners.tree_search.tree import (
     CHANCE,
     DECISION,
@@ -34,20 +38,7 @@ from torchrl_wm.planners.tree_search.tree import (
     memory,
 )
 
-# Nothing is allocated inside, so arrays need no reference counts (atomic, and dearer than the arithmetic).
-_OPTIONS = {"error_model": "numpy", "_nrt": False}
-# Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
-_NUMBERS = {"nnan", "nsz"}
-compiled = numba.njit(cache=True, fastmath=_NUMBERS, **_OPTIONS)
-inlined = numba.njit(fastmath=_NUMBERS, inline="always", **_OPTIONS)
-# For sums in double precision, whose order does not show in the result.
-reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
-
-ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
-MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
-LOWEST_LOGIT, LOWEST_SCORE = np.float32(np.finfo(np.float32).min), np.float32(-1e9)
-C0, C1, C2, C3, C4, C5 = COEFFICIENTS
-EXPONENT_BIAS, EXPONENT_SHIFT, ONE_MORE = np.int32(127), np.int32(23), np.int32(1)
+LOWEST_SCORE = np.float32(-1e9)
 NOT_FINITE, MINUS_INFINITY_BITS = np.int32(0x7F800000), np.float32(-np.inf).view(np.int32)
 
 NOTHING = -1
@@ -108,27 +99,6 @@ def evaluation_array(evaluation: Evaluation) -> np.ndarray:
     return packed.numpy()
 
 
-# -- arithmetic --------------------------------------------------------------------------------------
-
-
-def _extreme(name: str):
-    """The smaller or larger of two numbers, in the one form whose loops use vector instructions."""
-
-    @intrinsic
-    def extreme(context, first, second):
-        def generate(context, builder, signature, arguments):
-            kind = context.get_value_type(signature.return_type)
-            both = ir.FunctionType(kind, [kind, kind])
-            return builder.call(builder.module.declare_intrinsic(name, [kind], both), arguments)
-
-        return first(first, first), generate
-
-    return extreme
-
-
-minimum, maximum = _extreme("llvm.minnum"), _extreme("llvm.maxnum")
-
-
 # -- growing and backing up --------------------------------------------------------------------------
 
 
@@ -141,43 +111,6 @@ def is_sound(found, row):
         finite = bits & NOT_FINITE != NOT_FINITE
         sound &= finite | ((bits == MINUS_INFINITY_BITS) & (a > 1))
     return sound
-
-
-@inlined
-def exp(x):
-    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`."""
-    x = max(x, LOWEST_ARGUMENT)
-    shifted = x * LOG2_E + HALF
-    exponent = np.int32(shifted)  # rounds towards zero, where a floor is wanted
-    n = np.float32(exponent)
-    below = n > shifted
-    n = n - ONE if below else n
-    exponent = exponent - ONE_MORE if below else exponent
-    r = x - n * LN2_HIGH
-    r = r - n * LN2_LOW
-    series = C0 * r + C1
-    series = series * r + C2
-    series = series * r + C3
-    series = series * r + C4
-    series = series * r + C5
-    power = np.int32((exponent + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
-    return (series * r * r + r + ONE) * power
-
-
-@inlined
-def softmax(scores):
-    """Replaces logits by their probabilities; where one is minus infinity exactly 0."""
-    highest, total = LOWEST_LOGIT, 0.0
-    for a in range(scores.shape[0]):
-        highest = maximum(highest, scores[a])
-    for a in range(scores.shape[0]):
-        weight = exp(scores[a] - highest)
-        scores[a] = weight if scores[a] > MINUS_INFINITY else ZERO
-    for a in range(scores.shape[0]):
-        total += np.float64(scores[a])
-    normaliser = max(np.float32(total), TINY)
-    for a in range(scores.shape[0]):
-        scores[a] = scores[a] / normaliser
 
 
 @inlined
@@ -316,23 +249,25 @@ def muzero_edge(tree, row, node, bounds, normalization, scores):
 
 
 @compiled
-def grow_muzero(tree, leaves, found, constant, new_node, bounds, normalization, max_depth, scores):
-    """Adds an evaluation of all leaves as ``new_node``, then finds the next ones.
+def grow_muzero(
+    tree, leaves, found, rows, constant, new_node, bounds, normalization, max_depth, scores
+):
+    """Adds an evaluation of the leaves of rows as ``new_node``, then finds the next ones.
 
-    ``leaves [3, B]`` holds parents, actions and where the parents' latents are stored. Without an
-    evaluation (``new_node == 0``) it only finds them. Returns the row of a leaf that is not finite, or
-    -1.
+    ``rows`` are the first of them and the one after the last; ``leaves [3, B]`` holds parents, actions
+    and where the parents' latents are stored. Without an evaluation (``new_node == 0``) it only finds
+    them. Returns the row of a leaf that is not finite, or -1.
     """
-    rows = leaves.shape[1]
-    for row in range(rows):
+    begin, end = rows
+    for row in range(begin, end):
         if new_node > 0:
             parent, action = leaves[0, row], leaves[1, row]
             node = tree.edge_links[row, parent, CHILD, action]
             if node == NO_CHILD:
-                if not is_sound(found, row):
+                if not is_sound(found, row - begin):
                     return row
                 node = new_node
-                expand(tree, row, node, parent, action, found, row, constant, scores)
+                expand(tree, row, node, parent, action, found, row - begin, constant, scores)
             back_up(tree, row, node, tree.node_numbers[row, node, RAW_VALUE])
         node, depth = 0, 0
         while True:
@@ -345,8 +280,35 @@ def grow_muzero(tree, leaves, found, constant, new_node, bounds, normalization, 
             if stops(tree, row, child, depth, max_depth):
                 break
             node = child
-        leaves[0, row], leaves[1, row], leaves[2, row] = node, action, node * rows + row
+        leaves[0, row], leaves[1, row] = node, action
+        leaves[2, row] = node * leaves.shape[1] + row
     return -1
+
+
+@compiled
+def search_muzero(
+    tree, leaves, network, latents, found, constant, bounds, normalization, max_depth, scores
+):
+    """All simulations, the model's instructions between them; ``found [BLOCK, C]`` is scratch.
+
+    A few rows are searched to the end before the next few, so that their trees stay in the cache.
+    Returns the last simulation and the row of a leaf that is not finite, or -1.
+    """
+    rows, nodes = leaves.shape[1], tree.node_links.shape[1]
+    for begin in range(0, rows, BLOCK):
+        end = min(begin + BLOCK, rows)
+        out = found[: end - begin]
+        for node in range(nodes):
+            bad = grow_muzero(
+                tree, leaves, out, (begin, end), constant, node, bounds, normalization, max_depth,
+                scores,
+            )  # fmt: skip
+            if bad >= 0:
+                return node, bad
+            if node + 1 < nodes:
+                index, action = leaves[2, begin:end], leaves[1, begin:end]
+                run(network, index, action, latents, (node + 1) * rows + begin, out)
+    return nodes - 1, -1
 
 
 # -- Gumbel ------------------------------------------------------------------------------------------
@@ -448,12 +410,23 @@ def first_unsound(found):
 
 @compiled
 def advance(
-    tree, progress, ready, schedule, noise, transform, max_depth, constant, requests, used, scratch
+    tree,
+    progress,
+    ready,
+    rows,
+    schedule,
+    noise,
+    transform,
+    max_depth,
+    constant,
+    requests,
+    used,
+    scratch,
 ):
-    """Visits all that is ready; then writes the requests and returns their number."""
+    """Visits all that is ready in rows; then writes the requests and returns their number."""
     scores, below = scratch
     count, total = 0, schedule.shape[1]
-    for row in range(schedule.shape[0]):
+    for row in range(rows[0], rows[1]):
         simulation, action = progress.simulations[row], progress.awaited[row]
         while simulation < total:
             considered = schedule[row, simulation]
@@ -505,3 +478,40 @@ def ask(tree, row, action, progress, transform, max_depth, requests, used, count
         requests[0][count], requests[1][count] = progress.states[row, parent], edge
         count += 1
     return node, count
+
+
+@compiled
+def search_gumbel(
+    network,
+    latents,
+    tree,
+    progress,
+    ready,
+    schedule,
+    noise,
+    transform,
+    max_depth,
+    constant,
+    requests,
+    used,
+    scratch,
+):
+    """All rounds, the model's instructions between them, a few rows after the other.
+
+    Returns how many states are stored, and which of those evaluated last is not finite, or -1.
+    """
+    for begin in range(0, schedule.shape[0], BLOCK):
+        rows = begin, min(begin + BLOCK, schedule.shape[0])
+        count = 1
+        while count > 0:
+            count = advance(
+                tree, progress, ready, rows, schedule, noise, transform, max_depth, constant,
+                requests, used, scratch,
+            )  # fmt: skip
+            found = ready[used : used + count]
+            run(network, requests[0][:count], requests[1][:count], latents, used, found)
+            bad = first_unsound(found)
+            if bad >= 0:
+                return used, bad
+            used += count
+    return used, -1

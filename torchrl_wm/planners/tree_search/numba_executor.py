@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from torchrl_wm.planners.tree_search import kernels
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
-from torchrl_wm.planners.tree_search.executor import Leaves, not_finite
+from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
+from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.normalization import FixedBounds, ParentAndSiblings, TreeWide
@@ -26,7 +26,7 @@ def numba_executor(value: torch.Tensor, logits: torch.Tensor, rule, *options):
     return kind(value, logits, rule, *options)
 
 
-class StepwiseExecutor:
+class StepwiseExecutor(Executor):
     """MuZero's rule: one visit of every row at a time."""
 
     def __init__(self, value, logits, rule: MuZeroRule, num_simulations, max_depth, noise):
@@ -48,6 +48,22 @@ class StepwiseExecutor:
         rows = torch.arange(self.places.shape[1])
         return torch.arange(self.num_simulations + 1) * len(rows) + rows.unsqueeze(1)
 
+    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+        """Searches; where the model is a program, without leaving the compiled loop."""
+        program = evaluator.program
+        if program is None:
+            return super().run(evaluator, store)
+        self.simulation, bad = kernels.search_muzero(
+            self.arrays,
+            self.places,
+            program.network,
+            tuple(x.numpy() for x in store.buffers),
+            np.empty((kernels.BLOCK, program.width), np.float32),
+            evaluator.constant,
+            *self._rule,
+        )
+        self._check(bad)
+
     def select(self) -> Leaves | None:
         """The next leaf of every row."""
         if self.simulation == self.num_simulations:
@@ -59,23 +75,22 @@ class StepwiseExecutor:
     def update(self, evaluation: Evaluation) -> None:
         """Adds the leaves to the trees, backs their values up, and finds the next leaves."""
         self.simulation += 1
-        bad = self._grow(kernels.evaluation_array(evaluation), evaluation.constant)
+        self._check(self._grow(kernels.evaluation_array(evaluation), evaluation.constant))
+
+    def _check(self, bad: int) -> None:
         if bad >= 0:
             parent, action = self.places[:2, bad].tolist()
             raise not_finite(bad, self.simulation, parent, action, self.simulation - 1)
 
     def _grow(self, found: np.ndarray, constant: float) -> int:
+        rows = 0, self.places.shape[1]
         return kernels.grow_muzero(
-            self.arrays,
-            self.places,
-            found,
-            constant,
-            self.simulation,
-            self.bounds,
-            self.normalization,
-            self.max_depth,
-            self.scores,
+            self.arrays, self.places, found, rows, constant, self.simulation, *self._rule
         )
+
+    @property
+    def _rule(self) -> tuple:
+        return self.bounds, self.normalization, self.max_depth, self.scores
 
 
 def _normalization(rule: MuZeroRule) -> tuple[int, float, float, float]:

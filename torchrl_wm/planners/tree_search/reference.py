@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search.evaluation import Evaluation
-from torchrl_wm.planners.tree_search.executor import Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.tree import (
     CHANCE,
@@ -19,7 +19,7 @@ from torchrl_wm.planners.tree_search.tree import (
 )
 
 
-class ReferenceExecutor:
+class ReferenceExecutor(Executor):
     """One visit of every row at a time; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
     def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise):

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from torchrl_wm.planners.tree_search import kernels
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
-from torchrl_wm.planners.tree_search.executor import Leaves, not_finite
+from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
+from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 
 
-class RoundsExecutor:
+class RoundsExecutor(Executor):
     """See the module, and :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
     def __init__(self, value, logits, rule: GumbelRule, num_simulations, max_depth, noise):
@@ -47,9 +47,40 @@ class RoundsExecutor:
         """``[B, N]`` int64: where the latents of each node are stored."""
         return torch.from_numpy(self.progress.states)
 
+    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+        """Searches; where the model is a program, without leaving the compiled loop."""
+        program = evaluator.program
+        if program is None:
+            return super().run(evaluator, store)
+        self.ready, self.constant = self._memory(program.width), evaluator.constant
+        latents = tuple(x.numpy() for x in store.buffers)
+        self.used, bad = kernels.search_gumbel(program.network, latents, *self._arguments)
+        self._check(bad)
+
     def select(self) -> Leaves | None:
         """The leaves that the rest of the round of each row needs."""
-        self.asked = kernels.advance(
+        arrays, progress, ready, *rule = self._arguments
+        rows = 0, len(self.schedule)
+        self.asked = kernels.advance(arrays, progress, ready, rows, *rule)
+        if not self.asked:
+            return None
+        return Leaves(self.index[: self.asked], self.actions[: self.asked])
+
+    def update(self, evaluation: Evaluation) -> None:
+        """Keeps what the model said until the rule asks for it."""
+        found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
+        if not self.ready.size:
+            self.ready = self._memory(found.shape[1])
+        self.ready[self.used : self.used + self.asked] = found
+        self._check(kernels.first_unsound(found))
+        self.used += self.asked
+
+    def _memory(self, columns: int) -> np.ndarray:
+        return np.empty((self.capacity, columns), np.float32)
+
+    @property
+    def _arguments(self) -> tuple:
+        return (
             self.arrays,
             self.progress,
             self.ready,
@@ -62,20 +93,10 @@ class RoundsExecutor:
             self.used,
             self.scores,
         )
-        if not self.asked:
-            return None
-        return Leaves(self.index[: self.asked], self.actions[: self.asked])
 
-    def update(self, evaluation: Evaluation) -> None:
-        """Keeps what the model said until the rule asks for it."""
-        found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
-        if not self.ready.size:
-            self.ready = np.empty((self.capacity, found.shape[1]), np.float32)
-        self.ready[self.used : self.used + self.asked] = found
-        bad = kernels.first_unsound(found)
+    def _check(self, bad: int) -> None:
         if bad >= 0:
             row, action = np.argwhere(self.progress.slots == self.used + bad)[0]
             parent, edge = self.progress.parents[row, action], self.progress.edges[row, action]
             simulation = int(self.progress.simulations[row])
             raise not_finite(int(row), simulation + 1, int(parent), int(edge), simulation)
-        self.used += self.asked

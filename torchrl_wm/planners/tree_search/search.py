@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, LatentStore, Root
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, Root
 from torchrl_wm.planners.tree_search.executor import Executor
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -40,7 +40,8 @@ def search(
     """Searches from every root and returns the trees.
 
     Nothing is drawn inside: the noise of the rule is given, or there is none. The model is called once
-    per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together.
+    per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together. A model that
+    an evaluator could turn into a program is searched without leaving the compiled loop.
 
     Args:
         dynamics (Dynamics or Evaluator): what is searched; an evaluator keeps its recording.
@@ -76,10 +77,9 @@ def search(
     # Inference tensors do not know what they are views of; leaving that mode turns gradients on.
     with torch.inference_mode(False), torch.no_grad():
         work = EXECUTORS[executor](root.value, logits, rule, num_simulations, max_depth, noise)
-    store = LatentStore(root.latents, work.capacity)
+    store = evaluator.begin(root.latents, work.capacity)
     with torch.inference_mode():
-        while (leaves := work.select()) is not None:
-            work.update(evaluator(store, leaves.index, leaves.action))
+        work.run(evaluator, store)
     if keep_latents:
         # What the dynamics carry beside the latents of their model (sampled actions) comes last.
         for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):

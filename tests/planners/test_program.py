@@ -1,0 +1,257 @@
+"""A network as instructions: the numbers of torch, whatever it is made of; what it cannot express."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torchrl.data import Categorical, Composite, OneHot, Unbounded
+
+from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners import GumbelRule, MuZeroRule, search
+from torchrl_wm.planners.tree_search import EXECUTORS, Dynamics, Evaluator, Root, Step
+from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
+from torchrl_wm.planners.tree_search.models import TensorModel
+from torchrl_wm.planners.tree_search.program import Program, Untranslatable
+from torchrl_wm.world_models import make_muzero
+
+ROWS = (1, 3, 16, 37)  # of one tile and of several blocks, whole and broken
+SIZE = 20
+WEIGHT, BIAS, SCALE = (
+    torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (100, 5, 20)
+)
+EXPRESSIONS = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "tanh_": lambda x: (x * 1).tanh_(),
+    "sigmoid": torch.sigmoid,
+    "sigmoid_": lambda x: (x * 1).sigmoid_(),
+    "exp": torch.exp,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "sqrt": lambda x: x.abs().sqrt(),
+    "rsqrt": lambda x: (x.abs() + 0.1).rsqrt(),
+    "sign": lambda x: (x - x[:, :1]).sign(),
+    "square": lambda x: x**2,
+    "add": lambda x: x + x.flip(-1),
+    "add_": lambda x: (x * 1).add_(x),
+    "sub": lambda x: x - x[:, 3:4],
+    "sub from a column": lambda x: x[:, 3:4] - x,
+    "rsub": lambda x: 1 - x,
+    "mul": lambda x: x * SCALE,
+    "mul_": lambda x: (x * 1).mul_(2.0),
+    "div": lambda x: x / (x.amax(-1, keepdim=True) + 9),
+    "div by a parameter": lambda x: SCALE / (x.abs() + 1),
+    "maximum": lambda x: torch.maximum(x, x.flip(-1)),
+    "minimum": lambda x: torch.minimum(x, x.flip(-1)),
+    "clamp_min": lambda x: x.clamp_min(-0.3),
+    "clamp_max": lambda x: x.clamp_max(0.3),
+    "where": lambda x: torch.where(x < 0, 2.0, x * 3),
+    "eq": lambda x: torch.where(x - x[:, :1] == 0, 1.0, 0.0),
+    "to a number": lambda x: (x < 0.2).to(x.dtype) * x,
+    "amin": lambda x: x.amin(-1, keepdim=True),
+    "sum": lambda x: x.sum(-1, keepdim=True),
+    "mean": lambda x: x.mean(-1, keepdim=True),
+    "of each row": lambda x: (x.sum(-1) * 2).unsqueeze(-1),
+    "softmax": lambda x: F.softmax(30 * x, -1),
+    "layer_norm": lambda x: F.layer_norm(x, (SIZE,), SCALE, WEIGHT[:SIZE], 1e-3),
+    "layer_norm alone": lambda x: F.layer_norm(x, (SIZE,)),
+    "flip": lambda x: x.flip(-1),
+    "slice": lambda x: x[:, 3:-2] * 1,
+    "select": lambda x: x[:, -2].unsqueeze(-1) + 0,
+    "split": lambda x: x.split([4, 16], -1)[1] * x.chunk(2, -1)[1].sum(-1, keepdim=True),
+    "cat": lambda x: torch.cat([x[:, 7:9], x, x[:, :1]], -1),
+    "linear": lambda x: F.linear(x, WEIGHT.view(5, SIZE), BIAS),
+    "linear without a bias": lambda x: F.linear(x, WEIGHT.view(5, SIZE)),
+    "ones_like": lambda x: x + torch.ones_like(x),
+    "full_like": lambda x: x * torch.full_like(x, 3.0),
+}  # fmt: skip
+MODELS = {
+    "relu": {},
+    "layer": {"norm": "layer", "activation": "silu"},
+    "rms": {"norm": "rms", "activation": "elu", "scaling": "none"},
+    "tanh": {"activation": "tanh", "layers": 3, "head_layers": 2, "units": 33, "support": 10},
+    "prefix": {"use_value_prefix": True, "hidden_size": 19},
+}
+
+
+def memory(rows, *sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(3 * rows, size, generator=generator) for size in sizes)
+
+
+def check(function, rows, *sizes, rtol=1e-5, atol=2e-6):
+    """Both ways from the first third of the memory to the last; recorded with fewer rows."""
+    index = torch.randperm(2 * rows)[:rows]
+    action = torch.randint(3, (rows,))
+    few = memory(2, *sizes)
+    program = Program(function, (index[:2] * 0, action[:2], *few, *(x[4:] for x in few)))
+    ours, theirs = memory(rows, *sizes), memory(rows, *sizes)
+    found = program(index, action, ours, 2 * rows)
+    expected = function(index, action, *theirs, *(x[2 * rows :] for x in theirs))
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_operations(name):
+    def function(index, action, latents, places):
+        out = EXPRESSIONS[name](latents.index_select(0, index))
+        places.copy_(latents.index_select(0, index))
+        return out
+
+    check(function, 19, SIZE)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, rows):
+    evaluator = Evaluator(muzero(**MODELS[name]))
+    model = evaluator.dynamics.model.model
+    sizes = [19 if name == "prefix" else 64]
+    if model.value_prefix is not None:
+        sizes.append(model.value_prefix.size)
+    with torch.no_grad():
+        # A value is a difference of sums of 601 products, and then nearly squared.
+        check(evaluator.forward, rows, *sizes, rtol=2e-4, atol=2e-5)
+
+
+def muzero(std=0.2, **options):
+    torch.manual_seed(0)
+    spec = Composite(observation=Unbounded(4)), Composite(action=OneHot(3))
+    model = make_muzero(*spec, **options).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=std)
+    return DiscreteDynamics(TensorModel(model, 0.99), 0.99)
+
+
+class Plain(Dynamics):
+    """A small network, with what follows the linear layer chosen by the test."""
+
+    in_keys = ["latent"]
+    traceable = True
+
+    def __init__(self, actions=3, after=torch.tanh):
+        super().__init__(ActionEncoding(Categorical(actions)), actions, 0.97)
+        self.net, self.after = nn.Linear(8 + actions, 8 + actions + 2), after
+        self.register_buffer("codes", torch.eye(actions))
+
+    def roots(self, rows, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        latent, value = torch.randn(rows, 8, generator=generator), torch.zeros(rows)
+        return Root((latent,), value, torch.randn(rows, self.num_actions, generator=generator))
+
+    def step(self, latents, action):
+        out = self.net(torch.cat([latents[0], self.codes.index_select(0, action)], -1))
+        latent = self.after(out[:, :8])
+        return Step((latent,), out[:, 8], out[:, 9], out[:, 10:])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 20), st.booleans(), st.integers(0, 99))
+def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
+    rows, actions, simulations, halving, seed
+):
+    torch.manual_seed(seed)
+    model = Plain(actions)
+    root = model.roots(rows, seed)
+    root.logits[torch.rand_like(root.logits) < 0.3] = -torch.inf
+    root.logits[:, seed % actions] = 1.0
+    rule = GumbelRule(max_considered_actions=4) if halving else MuZeroRule()
+    evaluator, noise = Evaluator(model), rule.draw_noise(root.logits > -torch.inf)
+    one, other = (
+        search(
+            evaluator,
+            root,
+            rule,
+            num_simulations=simulations,
+            noise=noise,
+            executor=name,
+            keep_latents=True,
+        )
+        for name in EXECUTORS
+    )
+    assert evaluator.program is not None
+    made = one["node_visits"] > 0
+    assert torch.equal(one["latents", "latent"][made], other["latents", "latent"][made])
+    for name in set(one.keys()) - {"latents"}:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])
+def test_training_is_seen_by_the_next_search(rule):
+    dynamics = muzero()
+    root = Root((torch.rand(5, 64),), torch.zeros(5), torch.zeros(5, 3))
+    recorded, plain = Evaluator(dynamics), Evaluator(dynamics, trace=False)
+    for _ in range(2):
+        trees = [search(e, root, rule, num_simulations=6) for e in (recorded, plain)]
+        torch.testing.assert_close(*(tree["node_values"] for tree in trees), rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            for parameter in dynamics.parameters():
+                parameter.mul_(-0.9)
+    assert recorded.program is not None
+
+
+@pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])
+@pytest.mark.parametrize("after", [F.relu, torch.tanh, F.elu, F.silu, lambda x: F.softmax(x, -1)])
+def test_a_nan_is_named_and_not_swallowed_by_an_activation(rule, after):
+    model = Plain(after=after)
+    evaluator, root = Evaluator(model), model.roots(20)
+    search(evaluator, root, rule, num_simulations=3)
+    with torch.no_grad():
+        model.net.bias[2] = torch.nan  # of a latent: seen from the second step on
+    with pytest.raises(FloatingPointError, match=r"node \d of row \d+, action \d of node [1-9]"):
+        search(evaluator, root, rule, num_simulations=4)
+    assert evaluator.program is not None
+
+
+@pytest.mark.parametrize(
+    "after, reason",
+    [(torch.cumsum, "cumsum"), (lambda x: x[WEIGHT[: len(x)].argsort()], "alone"),
+     (lambda x: x - x.mean(0), "dimension"), (lambda x: x @ x.T @ x, "permute"),
+     (lambda x: x**3, "power"), (lambda x: x.reshape(-1, 4, 2).flatten(1) * 1, "as"),
+     (lambda x: x + WEIGHT[:8].exp(), "parameters alone"), (lambda x: x.double().float(), "type")],
+)  # fmt: skip
+def test_what_it_cannot_express_is_traced(after, reason, caplog):
+    function = (lambda x: x.cumsum(-1)) if after is torch.cumsum else after
+    model = Plain(after=function)
+    evaluator, root = Evaluator(model), model.roots(6)
+    with caplog.at_level(logging.INFO, "torchrl_wm"):
+        tree = search(evaluator, root, MuZeroRule(), num_simulations=4)
+    assert evaluator.program is None and reason in caplog.text
+    plain = search(model, root, MuZeroRule(), num_simulations=4)
+    torch.testing.assert_close(tree["node_values"], plain["node_values"])
+
+
+def test_a_wrong_program_is_not_used(caplog, monkeypatch):
+    from torchrl_wm.planners.tree_search import program
+
+    changed = program._TRANSLATIONS | {
+        torch.ops.aten.tanh.default: program._unary(program.Code.ABS)
+    }
+    monkeypatch.setattr(program, "_TRANSLATIONS", changed)
+    model = Plain()
+    evaluator = Evaluator(model)
+    with caplog.at_level(logging.INFO, "torchrl_wm"):
+        search(evaluator, model.roots(4), MuZeroRule(), num_simulations=2)
+    assert evaluator.program is None and "other numbers" in caplog.text
+
+
+def test_latents_in_double_precision_are_not_recorded_as_a_program():
+    model = Plain().double()
+    root = model.roots(3)
+    root = Root((root.latents[0].double(),), root.value.double(), root.logits.double())
+    evaluator = Evaluator(model)
+    search(evaluator, root, MuZeroRule(), num_simulations=3)
+    assert evaluator.program is None
+    with pytest.raises(Untranslatable, match="single precision"):
+        Program(
+            lambda *x: x[2], (torch.zeros(1), torch.zeros(1), *[torch.zeros(1, 2).double()] * 2)
+        )

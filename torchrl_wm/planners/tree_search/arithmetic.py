@@ -1,0 +1,90 @@
+"""What the compiled loops share: how they are compiled, and arithmetic that rounds as the reference does."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from torchrl_wm.planners.tree_search.exponential import (
+    COEFFICIENTS,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    LOWEST,
+)
+
+# Nothing is allocated inside, so arrays need no reference counts (atomic, and dearer than the arithmetic).
+_OPTIONS = {"error_model": "numpy", "_nrt": False}
+# Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
+_NUMBERS = {"nnan", "nsz"}
+compiled = numba.njit(cache=True, fastmath=_NUMBERS, **_OPTIONS)
+inlined = numba.njit(fastmath=_NUMBERS, forceinline=True, **_OPTIONS)
+views = numba.njit(inline="always", **_OPTIONS)
+# For sums in double precision, whose order does not show in the result.
+reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
+# Where a NaN has to come out as one.
+faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
+faithful_sums = numba.njit(fastmath={"nsz", "reassoc"}, **_OPTIONS)
+
+ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
+MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
+LOWEST_LOGIT = np.float32(np.finfo(np.float32).min)
+C0, C1, C2, C3, C4, C5 = COEFFICIENTS
+EXPONENT_BIAS, EXPONENT_SHIFT, ONE_MORE = np.int32(127), np.int32(23), np.int32(1)
+
+
+def _extreme(name: str):
+    """The smaller or larger of two numbers, in the one form whose loops use vector instructions."""
+
+    @intrinsic
+    def extreme(context, first, second):
+        def generate(context, builder, signature, arguments):
+            kind = context.get_value_type(signature.return_type)
+            both = ir.FunctionType(kind, [kind, kind])
+            return builder.call(builder.module.declare_intrinsic(name, [kind], both), arguments)
+
+        return first(first, first), generate
+
+    return extreme
+
+
+minimum, maximum = _extreme("llvm.minnum"), _extreme("llvm.maxnum")
+
+
+@inlined
+def exp(x):
+    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`, for ``x <= 0`` or NaN."""
+    x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
+    shifted = x * LOG2_E + HALF
+    exponent = np.int32(shifted)  # rounds towards zero, where a floor is wanted
+    n = np.float32(exponent)
+    below = n > shifted
+    n = n - ONE if below else n
+    exponent = exponent - ONE_MORE if below else exponent
+    r = x - n * LN2_HIGH
+    r = r - n * LN2_LOW
+    series = C0 * r + C1
+    series = series * r + C2
+    series = series * r + C3
+    series = series * r + C4
+    series = series * r + C5
+    power = np.int32((exponent + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
+    return (series * r * r + r + ONE) * power
+
+
+@inlined
+def softmax(scores):
+    """Replaces logits by their probabilities; where one is minus infinity exactly 0."""
+    highest, total = LOWEST_LOGIT, 0.0
+    for a in range(scores.shape[0]):
+        highest = maximum(highest, scores[a])
+    for a in range(scores.shape[0]):
+        weight = exp(scores[a] - highest)
+        scores[a] = weight if scores[a] > MINUS_INFINITY else ZERO
+    for a in range(scores.shape[0]):
+        total += np.float64(scores[a])
+    normaliser = max(np.float32(total), TINY)
+    for a in range(scores.shape[0]):
+        scores[a] = scores[a] / normaliser

@@ -1,0 +1,474 @@
+"""A small network as a list of instructions, carried out without torch and without a compiler.
+
+At the few rows of a search the operations of a small network take less time than torch needs to get from
+one to the next. A :class:`Program` watches the operations once, as torch carries them out, and writes
+down what they do with the columns of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchrl_wm.planners.tree_search import instructions
+from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
+
+aten = torch.ops.aten
+
+
+class Untranslatable(Exception):
+    """An operation that no instruction carries out; the message names it."""
+
+
+class Columns(NamedTuple):
+    """Where a value ``[R, width]``, or ``[R]``, lies in the rows of the scratch."""
+
+    first: int
+    width: int
+    flat: bool = False  # [R]
+
+
+class Program:
+    """What a function does to rows of numbers, recorded while torch carries it out.
+
+    The function takes ``index [R]``, ``action [R]``, latents ``[*, S]`` and places ``[R, S]`` for the
+    following ones, and returns ``[R, C]``, as
+    :meth:`~torchrl_wm.planners.tree_search.evaluation.Evaluator.forward` does: perceptrons with the
+    usual activations and normalisations, recurrent cells, and whatever is made of elementwise operations
+    and reductions over the last dimension. Rows must not depend on each other.
+
+    Args:
+        function (callable): on tensors in single precision on the CPU.
+        inputs (tuple of Tensor): to record it with; what it writes is overwritten.
+
+    Raises:
+        Untranslatable: for an operation that is not supported; the message names it.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]):
+        recorder = _Recorder(inputs)
+        with torch.no_grad(), recorder:
+            out = function(*inputs)
+        found = recorder.columns(out)
+        self.width, self.parameters = found.width, recorder.parameters
+        self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
+        self.network = instructions.Network(
+            np.array(recorder.code, np.int64).reshape(-1, FIELDS),
+            np.zeros(max(recorder.memory, 1), np.float32),
+            np.zeros((instructions.BLOCK, recorder.width), np.float32),
+            found.first,
+        )
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the parameters again: they may have been trained since."""
+        if self.parameters:
+            with torch.no_grad():
+                flat = torch.cat([value.reshape(-1) for value in self.parameters])
+            instructions.unpack(
+                self.layout, flat.numpy(), self.network.weights, self.network.scratch
+            )
+
+    def __call__(
+        self, index: Tensor, action: Tensor, latents: Sequence[Tensor], place: int
+    ) -> Tensor:
+        """What the function returns for ``index [R]`` and ``action [R]``.
+
+        The following latents are written to the rows ``place ...`` of ``latents``.
+        """
+        out = np.empty((len(index), self.width), np.float32)
+        arrays = tuple(x.numpy() for x in latents)
+        instructions.run(self.network, index.numpy(), action.numpy(), arrays, place, out)
+        return torch.from_numpy(out)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation before it is carried out, and writes instructions that do the same."""
+
+    def __init__(self, inputs: tuple[Tensor, ...]):
+        super().__init__()
+        self.index, self.action, *tensors = inputs
+        half = len(tensors) // 2
+        self.latents, self.places = tensors[:half], tensors[half:]
+        if any(x.dtype != torch.float32 or x.ndim != 2 or not x.is_contiguous() for x in tensors):
+            raise Untranslatable("latents that are not matrices in single precision")
+        self.code: list[tuple[int, ...]] = []
+        self.layout: list[tuple[int, ...]] = []
+        self.parameters: list[Tensor] = []
+        self.width = self.memory = self.numbers = 0
+        self._known: dict[int, Columns] = {}
+        self._kept: list[Tensor] = []  # so that no two have the same identity
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        result = function(*arguments, **options)
+        try:
+            if not self._is_constant(function, arguments, result):
+                _TRANSLATIONS[function](self, result, *arguments, **options)
+        except KeyError:
+            raise Untranslatable(str(function)) from None
+        except TypeError as error:
+            raise Untranslatable(f"{function} with these options ({error})") from None
+        return result
+
+    # -- where values are --------------------------------------------------------------------------
+
+    def columns(self, value: Tensor) -> Columns:
+        """Where a value lies; a tensor seen for the first time is a parameter or a constant."""
+        found = self._known.get(id(value))
+        if found is None:
+            self._same_for_all_rows(value)
+            found = self.place(value, value.numel())
+            self.load(instructions.CONSTANT, value, found.first, 1, found.width)
+        return found
+
+    def known(self, value: Tensor) -> Columns:
+        """Where a value lies that differs from row to row."""
+        if id(value) not in self._known:
+            raise Untranslatable("an operation on parameters alone")
+        return self._known[id(value)]
+
+    def number(self, value: float) -> int:
+        """The column of a number."""
+        return self.columns(torch.tensor([value])).first
+
+    def place(self, value: Tensor, width: int) -> Columns:
+        """New columns for a value."""
+        found = Columns(self.width, width, value.ndim == 1)
+        self.width += -(-width // PANEL) * PANEL
+        return self.alias(value, found)
+
+    def alias(self, value: Tensor, found: Columns) -> Columns:
+        """A value lies in columns that are there already."""
+        self._known[id(value)] = found
+        self._kept.append(value)
+        return found
+
+    def load(self, kind: int, value: Tensor, target: int, rows: int, columns: int) -> None:
+        """A parameter is read at every refresh."""
+        if value.dtype != torch.float32:
+            raise Untranslatable(f"a parameter of type {value.dtype}")
+        self.layout.append((kind, self.numbers, target, rows, columns))
+        self.parameters.append(value.detach())
+        self.numbers += rows * columns if kind != instructions.BIAS else rows
+
+    def reserve(self, count: int) -> int:
+        """Memory beside the rows."""
+        self.memory += count
+        return self.memory - count
+
+    def emit(self, code: Code, target: int, width: int, a=0, b=0, step=1, more=0) -> None:
+        """One more instruction."""
+        self.code.append((int(code), target, width, a, b, step, more))
+
+    def _is_constant(self, function, arguments, result) -> bool:
+        """Whether an operation has to do with parameters alone; views of them follow training."""
+        inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
+        if any(id(x) in self._known for x in inputs) or self.action in _Identities(inputs):
+            return False
+        if self.index in _Identities(inputs) or any(x in _Identities(self.places) for x in inputs):
+            return False
+        for value in _flat((result,)):
+            shared = [x for x in inputs if _same_storage(x, value)]
+            if inputs and not shared:
+                raise Untranslatable(f"{function} of parameters alone")
+            self._kept.append(value)
+        return True
+
+    def _same_for_all_rows(self, value: Tensor) -> None:
+        if value.ndim > 1 and value.numel() != value.shape[-1]:
+            raise Untranslatable(f"a parameter of shape {tuple(value.shape)} beside rows")
+
+
+class _Identities:
+    """Tensors by identity; ``in`` would compare their numbers."""
+
+    def __init__(self, tensors):
+        self.found = {id(x) for x in tensors}
+
+    def __contains__(self, value: Tensor) -> bool:
+        return id(value) in self.found
+
+
+def _flat(values):
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _same_storage(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _last(value: Tensor, dim) -> None:
+    dims = [dim] if isinstance(dim, int) else list(dim)
+    if value.ndim != 2 or [d % 2 for d in dims] != [1]:
+        raise Untranslatable(f"dimension {dim} of a tensor of shape {tuple(value.shape)}")
+
+
+# -- translations ------------------------------------------------------------------------------------
+
+
+def _index_select(recorder: _Recorder, result, source, dim, index):
+    if dim % source.ndim or source.ndim != 2:
+        raise Untranslatable("index_select of anything but rows")
+    found = recorder.place(result, source.shape[1])
+    for which, latent in enumerate(recorder.latents):
+        if source is latent and index is recorder.index:
+            recorder.emit(Code.GATHER, *found[:2], more=which)
+            return
+    if index is not recorder.action or id(source) in recorder._known:
+        raise Untranslatable("index_select by anything but the action")
+    table = recorder.reserve(source.numel())
+    recorder.load(instructions.TABLE, source, table, *source.shape)
+    recorder.emit(Code.LOOKUP, *found[:2], more=table)
+
+
+def _copy_(recorder: _Recorder, result, target, source):
+    value = recorder.known(source)
+    for which, place in enumerate(recorder.places):
+        if target is place:
+            recorder.emit(Code.STORE, 0, value.width, value.first, more=which)
+            return
+    raise Untranslatable("copy_ to anything but the next latents")
+
+
+def _addmm(recorder: _Recorder, result, bias, value, weight):
+    _product(recorder, result, value, weight, bias)
+
+
+def _product(recorder: _Recorder, result, value, weight, bias=None):
+    x, (depth, width) = recorder.known(value), weight.shape
+    if id(weight) in recorder._known or (bias is not None and bias.shape != (width,)):
+        raise Untranslatable("a product of two values")
+    found, panels = recorder.place(result, width), -(-width // PANEL)
+    target = recorder.reserve(panels * PANEL * (depth + 1))
+    recorder.load(instructions.MATRIX, weight.t(), target, width, depth)
+    if bias is not None:
+        recorder.load(instructions.BIAS, bias, target, width, depth)
+    recorder.emit(Code.LINEAR, found.first, panels * PANEL, x.first, target, more=depth)
+
+
+def _cat(recorder: _Recorder, result, parts, dim=0):
+    _last(result, dim)
+    found = recorder.place(result, result.shape[1])
+    first = found.first
+    for part in parts:
+        x = recorder.columns(part)
+        if id(part) in recorder._known and len(part) != len(result):
+            raise Untranslatable("cat of values of different length")
+        recorder.emit(Code.COPY, first, x.width, x.first)
+        first += x.width
+
+
+def _unary(code: Code, in_place: bool = False):
+    def translate(recorder: _Recorder, result, value):
+        x = recorder.known(value)
+        found = x if in_place else recorder.place(result, x.width)
+        recorder.emit(code, *found[:2], x.first)
+        recorder.alias(result, found)
+
+    return translate
+
+
+def _elu(recorder: _Recorder, result, value, alpha=1.0, scale=1.0, input_scale=1.0):
+    if (alpha, scale, input_scale) != (1.0, 1.0, 1.0):
+        raise Untranslatable("elu with other constants than 1")
+    _unary(Code.ELU)(recorder, result, value)
+
+
+def _binary(code: Code, in_place: bool = False, swapped: bool = False):
+    def translate(recorder: _Recorder, result, one, other, alpha=1):
+        if alpha != 1:
+            raise Untranslatable("add or sub with alpha")
+        if swapped:
+            one, other = other, one
+        x, y = (_operand(recorder, result, value) for value in (one, other))
+        width = result.shape[-1] if result.ndim == 2 else 1
+        if x.width != width:
+            x = _spread(recorder, x, width)
+        found = recorder.known(one) if in_place else recorder.place(result, width)
+        recorder.emit(code, *found[:2], x.first, y.first, int(y.width == width))
+        recorder.alias(result, found)
+
+    return translate
+
+
+def _operand(recorder: _Recorder, result: Tensor, value) -> Columns:
+    if not isinstance(value, Tensor):
+        return Columns(recorder.number(float(value)), 1)
+    known = id(value) in recorder._known
+    found = recorder.columns(value)
+    if known and value.ndim != result.ndim:
+        raise Untranslatable("tensors with different numbers of dimensions")
+    width = result.shape[-1] if result.ndim == 2 else 1
+    if found.width not in (1, width):
+        raise Untranslatable(f"shapes {tuple(value.shape)} and {tuple(result.shape)} together")
+    return found
+
+
+def _spread(recorder: _Recorder, value: Columns, width: int) -> Columns:
+    found = Columns(recorder.width, width)
+    recorder.width += -(-width // PANEL) * PANEL
+    recorder.emit(Code.SPREAD, *found[:2], value.first)
+    return found
+
+
+def _power(recorder: _Recorder, result, value, exponent):
+    if exponent != 2:
+        raise Untranslatable(f"the power {exponent}")
+    _binary(Code.MULTIPLY)(recorder, result, value, value)
+
+
+def _where(recorder: _Recorder, result, condition, one, other):
+    width = result.shape[-1] if result.ndim == 2 else 1
+    found = [_operand(recorder, result, value) for value in (condition, one, other)]
+    found = [x if x.width == width else _spread(recorder, x, width) for x in found]
+    target = recorder.place(result, width)
+    recorder.emit(Code.WHERE, *target[:2], found[0].first, found[1].first, more=found[2].first)
+
+
+def _reduce(code: Code):
+    def translate(recorder: _Recorder, result, value, dim=None, keepdim=False):
+        if dim is None:
+            raise Untranslatable("a reduction over the rows")
+        _last(value, dim)
+        x = recorder.known(value)
+        recorder.emit(code, recorder.place(result, 1).first, x.width, x.first)
+
+    return translate
+
+
+def _softmax(recorder: _Recorder, result, value, dim, half_to_float):
+    _last(value, dim)
+    x = recorder.known(value)
+    recorder.emit(Code.SOFTMAX, *recorder.place(result, x.width)[:2], x.first)
+
+
+def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilon):
+    x, result = recorder.known(value), results[0]
+    if list(shape) != [x.width] or value.ndim != 2:
+        raise Untranslatable("layer_norm over more than the last dimension")
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.STANDARDISE, *found[:2], x.first, more=recorder.number(epsilon))
+    for code, value in ((Code.MULTIPLY, weight), (Code.ADD, bias)):
+        if value is not None:
+            recorder.emit(code, *found[:2], found.first, recorder.columns(value).first)
+
+
+def _flip(recorder: _Recorder, result, value, dims):
+    _last(value, dims)
+    x = recorder.known(value)
+    recorder.emit(Code.FLIP, *recorder.place(result, x.width)[:2], x.first)
+
+
+def _slice(recorder: _Recorder, result, value, dim=0, start=None, end=None, step=1):
+    _last(value, dim)
+    if step != 1:
+        raise Untranslatable("a slice with steps")
+    x, (first, _, _) = recorder.known(value), slice(start, end).indices(value.shape[1])
+    recorder.alias(result, Columns(x.first + first, result.shape[1]))
+
+
+def _select(recorder: _Recorder, result, value, dim, index):
+    _last(value, dim)
+    x = recorder.known(value)
+    recorder.alias(result, Columns(x.first + index % x.width, 1, True))
+
+
+def _split(recorder: _Recorder, results, value, sizes, dim=0):
+    _last(value, dim)
+    first = recorder.known(value).first
+    for result in results:
+        recorder.alias(result, Columns(first, result.shape[1]))
+        first += result.shape[1]
+
+
+def _reshape(recorder: _Recorder, result, value, *_):
+    x = recorder.known(value)
+    if len(result) != len(value) or result.ndim > 2 or result.numel() != len(value) * x.width:
+        raise Untranslatable(f"{tuple(value.shape)} as {tuple(result.shape)}")
+    recorder.alias(result, x._replace(flat=result.ndim == 1))
+
+
+def _convert(recorder: _Recorder, result, value, **options):
+    if result.dtype != torch.float32:
+        raise Untranslatable(f"numbers of type {result.dtype}")
+    recorder.alias(result, recorder.known(value))
+
+
+def _filled(number: float):
+    def translate(recorder: _Recorder, result, value, *_, **options):
+        width = result.shape[-1] if result.ndim == 2 else 1
+        recorder.alias(result, recorder.columns(torch.full((width,), number)))
+
+    return translate
+
+
+def _full_like(recorder: _Recorder, result, value, number, **options):
+    _filled(float(number))(recorder, result, value)
+
+
+_TRANSLATIONS: dict = {
+    aten.index_select.default: _index_select,
+    aten.copy_.default: _copy_,
+    aten.addmm.default: _addmm,
+    aten.mm.default: _product,
+    aten.cat.default: _cat,
+    aten.relu.default: _unary(Code.RELU),
+    aten.elu.default: _elu,
+    aten.silu.default: _unary(Code.SILU),
+    aten.tanh.default: _unary(Code.TANH),
+    aten.tanh_.default: _unary(Code.TANH, in_place=True),
+    aten.sigmoid.default: _unary(Code.SIGMOID),
+    aten.sigmoid_.default: _unary(Code.SIGMOID, in_place=True),
+    aten.exp.default: _unary(Code.EXP),
+    aten.abs.default: _unary(Code.ABS),
+    aten.neg.default: _unary(Code.NEGATE),
+    aten.sqrt.default: _unary(Code.SQRT),
+    aten.rsqrt.default: _unary(Code.RSQRT),
+    aten.sign.default: _unary(Code.SIGN),
+    aten.add.Tensor: _binary(Code.ADD),
+    aten.add_.Tensor: _binary(Code.ADD, in_place=True),
+    aten.sub.Tensor: _binary(Code.SUBTRACT),
+    aten.rsub.Scalar: _binary(Code.SUBTRACT, swapped=True),
+    aten.mul.Tensor: _binary(Code.MULTIPLY),
+    aten.mul_.Tensor: _binary(Code.MULTIPLY, in_place=True),
+    aten.div.Tensor: _binary(Code.DIVIDE),
+    aten.maximum.default: _binary(Code.LARGER),
+    aten.minimum.default: _binary(Code.SMALLER),
+    aten.clamp_min.default: _binary(Code.LARGER),
+    aten.clamp_max.default: _binary(Code.SMALLER),
+    aten.lt.Scalar: _binary(Code.LESS),
+    aten.eq.Scalar: _binary(Code.EQUAL),
+    aten.pow.Tensor_Scalar: _power,
+    aten.where.self: _where,
+    aten.amin.default: _reduce(Code.LOWEST),
+    aten.amax.default: _reduce(Code.HIGHEST),
+    aten.sum.dim_IntList: _reduce(Code.SUM),
+    aten.mean.dim: _reduce(Code.MEAN),
+    aten._softmax.default: _softmax,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.flip.default: _flip,
+    aten.slice.Tensor: _slice,
+    aten.select.int: _select,
+    aten.split_with_sizes.default: _split,
+    aten.split.Tensor: _split,
+    aten.unsafe_split.Tensor: _split,
+    aten.view.default: _reshape,
+    aten._unsafe_view.default: _reshape,
+    aten.unsqueeze.default: _reshape,
+    aten.squeeze.dim: _reshape,
+    aten.detach.default: _reshape,
+    aten._to_copy.default: _convert,
+    aten.zeros_like.default: _filled(0.0),
+    aten.ones_like.default: _filled(1.0),
+    aten.full_like.default: _full_like,
+}
