@@ -217,10 +217,10 @@ def make_dynamics(
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every submodule's own mode afterwards."""
     training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
+    for part in training:  # not by assignment, in which a module looks for parameters first
+        vars(part)["training"] = False
     try:
         yield
     finally:
         for part in training:
-            part.training = True
+            vars(part)["training"] = True
