@@ -141,6 +141,7 @@ SMALL_PLANNED = [
     *("replay.batch_size=2", "replay.slice_length=4", "replay.capacity=200", "logger=csv"),
     *("training.warmup_steps=12", "training.updates=2", "training.every=4"),
     *("training.every_episodes=null", "training.progress=false", "training.evaluation_episodes=1"),
+    "training.world_model_pretrain_steps=0",
     *("env=pendulum", "env.max_episode_steps=10", "device=cpu", "threads=1", "total_steps=40"),
     *("planner.planning_horizon=3", "planner.optim_steps=2", "planner.num_candidates=8"),
     *("planner.top_k=4", "algorithm.exploration_noise=0.3", "+world_model.units=8"),
