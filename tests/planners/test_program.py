@@ -14,7 +14,15 @@ from torchrl.data import Categorical, Composite, OneHot, Unbounded
 
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
-from torchrl_wm.planners.tree_search import EXECUTORS, Dynamics, Evaluator, Root, Step
+from torchrl_wm.planners.tree_search import (
+    EXECUTORS,
+    Dynamics,
+    Evaluator,
+    Root,
+    Step,
+    evaluation,
+    program,
+)
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.models import TensorModel
 from torchrl_wm.planners.tree_search.program import Program, Untranslatable
@@ -231,8 +239,6 @@ def test_what_it_cannot_express_is_traced(after, reason, caplog):
 
 
 def test_a_wrong_program_is_not_used(caplog, monkeypatch):
-    from torchrl_wm.planners.tree_search import program
-
     changed = program._TRANSLATIONS | {
         torch.ops.aten.tanh.default: program._unary(program.Code.ABS)
     }
@@ -255,3 +261,15 @@ def test_latents_in_double_precision_are_not_recorded_as_a_program():
         Program(
             lambda *x: x[2], (torch.zeros(1), torch.zeros(1), *[torch.zeros(1, 2).double()] * 2)
         )
+
+
+def test_what_is_large_is_left_to_torch(monkeypatch):
+    model = Plain()
+    evaluator = Evaluator(model)
+    trees = []
+    for largest in (10, 10**9, 10):
+        monkeypatch.setattr(evaluation, "_LARGEST", largest)
+        trees.append(search(evaluator, model.roots(5), MuZeroRule(), num_simulations=6))
+        assert (evaluator.program is None) == (largest == 10)
+    for tree in trees[1:]:
+        torch.testing.assert_close(tree["node_values"], trees[0]["node_values"])

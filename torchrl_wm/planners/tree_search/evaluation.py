@@ -17,6 +17,7 @@ from torchrl_wm.planners.tree_search.program import Program, Untranslatable
 
 Latents = tuple[Tensor, ...]
 _LOGGER = logging.getLogger(__name__)
+_LARGEST = 2**26  # rows times weights: above it torch's own products, and threads, are faster
 
 
 class Root(NamedTuple):
@@ -151,8 +152,8 @@ class Evaluator(nn.Module):
     Where the dynamics allow it, the operations are recorded once: at the few rows of acting most of the
     time of a small network is spent between its operations. On a CPU perceptrons and recurrent cells
     become a :class:`~torchrl_wm.planners.tree_search.program.Program`; what it cannot express
-    (convolutions, samples) is recorded by ``torch.jit.trace``. Training goes on being seen, from one
-    search to the next.
+    (convolutions, samples), or is large, is recorded by ``torch.jit.trace``. Training goes on being
+    seen, from one search to the next.
 
     Args:
         dynamics (Dynamics): what is asked.
@@ -162,14 +163,14 @@ class Evaluator(nn.Module):
     def __init__(self, dynamics: Dynamics, *, trace: bool = True):
         super().__init__()
         self.dynamics, self.trace = dynamics, trace and dynamics.traceable
-        self._recorded: list = []  # in a list, so that it is neither a submodule nor in a state dict
+        self._recorded: dict[str, Callable | None] = {}
+        self._current: Callable[..., Tensor] | None = None
         self._num_actions, self._discount = dynamics.num_actions, dynamics.discount
 
     @property
     def program(self) -> Program | None:
-        """What the recording is where a search can carry it out by itself."""
-        found = self._recorded[0] if self._recorded else None
-        return found if isinstance(found, Program) else None
+        """What a search carries out by itself, where that is how this one evaluates."""
+        return self._current if isinstance(self._current, Program) else None
 
     @property
     def constant(self) -> float:
@@ -178,23 +179,26 @@ class Evaluator(nn.Module):
 
     def begin(self, first: Latents, capacity: int) -> LatentStore:
         """The memory of a search from roots with latents ``[B, ...]``; reads the parameters."""
-        store = LatentStore(first, capacity)
-        if self.program is not None:
-            self.program.refresh()
-        elif self.trace and not self._recorded:
-            self._recorded.append(self._record(store, len(first[0])))
+        store, rows = LatentStore(first, capacity), len(first[0])
+        self._current = None
+        if self.trace:
+            program = self._recording("program", store, rows)
+            if program is not None and rows * program.network.weights.size <= _LARGEST:
+                program.refresh()
+                self._current = program
+            else:
+                self._current = self._recording("trace", store, rows)
         return store
 
     def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> Evaluation:
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
         if store.device.type != "cpu":
             index, action = index.to(store.device), action.to(store.device)
-        places, program = store.reserve(len(index)), self.program
-        if program is not None:
-            packed = program(index, action, store.buffers, store.used - len(index))
+        places = store.reserve(len(index))
+        if self.program is not None:
+            packed = self.program(index, action, store.buffers, store.used - len(index))
         else:
-            function = self._recorded[0] if self._recorded else self.forward
-            packed = function(index, action, *store.buffers, *places)
+            packed = (self._current or self.forward)(index, action, *store.buffers, *places)
         return Evaluation(packed, self._num_actions, self._discount)
 
     def forward(self, index: Tensor, action: Tensor, *tensors: Tensor) -> Tensor:
@@ -213,61 +217,65 @@ class Evaluator(nn.Module):
             columns += [discount.unsqueeze(-1), kind.unsqueeze(-1).to(step.reward.dtype)]
         return torch.cat(columns, -1)
 
-    def _record(self, store: LatentStore, rows: int) -> Callable[..., Tensor]:
-        """The recording, or the plain operations where none gives the same numbers."""
-        with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            index = torch.arange(rows, device=store.device)
-            latents = [x[:rows].clone() for x in store.buffers]
-            inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
-            try:
-                return self._translate(inputs)
-            except Untranslatable as error:
-                _LOGGER.info("%s is traced: %s", type(self.dynamics).__name__, error)
-            try:
-                return self._trace(inputs)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().splitlines()[-1]
+    def _recording(self, kind: str, store: LatentStore, rows: int) -> Callable[..., Tensor] | None:
+        """A recording of that kind, made where it is first asked for; ``None`` where there is none."""
+        if kind not in self._recorded:
+            with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                index = torch.arange(rows, device=store.device)
+                latents = [x[:rows].clone() for x in store.buffers]
+                inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
+                record = self._program if kind == "program" else self._trace
+                self._recorded[kind] = record(inputs)
+        return self._recorded[kind]
+
+    def _program(self, inputs: tuple[Tensor, ...]) -> Program | None:
+        try:
+            program = Program(self.forward, inputs)
+            index, action, *tensors = inputs
+            latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+            expected = [self.forward(*inputs), *places]
+            memory = [torch.cat([x, torch.empty_like(x)]) for x in latents]
+            found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            return program
+        except Untranslatable as error:
+            reason = str(error)
+        except AssertionError as error:
+            reason = f"its program gives other numbers: {error}"
+        _LOGGER.info("%s is traced: %s", type(self.dynamics).__name__, reason)
+        return None
+
+    def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor] | None:
+        index, action, *tensors = inputs
+        half = len(tensors) // 2
+        try:
+            recording = torch.jit.trace(_Forward(self), inputs, check_trace=False)
+            more = index.repeat(2), action.repeat(2), *tensors[:half]
+            found = [
+                [function(*more, *places), *places]
+                for function in (recording, self.forward)
+                for places in [[torch.cat([x, x]) for x in tensors[half:]]]
+            ]
+            torch.testing.assert_close(*found)  # it has to hold for other rows, too
+            return recording.forward  # the module's own call does more before it gets there
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[-1]
         _LOGGER.warning(
             "The operations of %s cannot be recorded (%s); the search calls them one by one, which is "
             "slower. Set trace=False to do so without this message.",
             type(self.dynamics).__name__,
             reason,
         )
-        return self.forward
-
-    def _translate(self, inputs: tuple[Tensor, ...]) -> Program:
-        program = Program(self.forward, inputs)
-        index, action, *tensors = inputs
-        latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        expected = [self.forward(*inputs), *places]
-        memory = [torch.cat([x, torch.empty_like(x)]) for x in latents]
-        found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
-        try:
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        except AssertionError as error:
-            raise Untranslatable(f"its program gives other numbers: {error}") from None
-        return program
-
-    def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        recording = torch.jit.trace(_Forward(self), inputs, check_trace=False)
-        index, action, *tensors = inputs
-        half = len(tensors) // 2
-        more = index.repeat(2), action.repeat(2), *tensors[:half]
-        found = [
-            [function(*more, *places), *places]
-            for function in (recording, self.forward)
-            for places in [[torch.cat([x, x]) for x in tensors[half:]]]
-        ]
-        torch.testing.assert_close(*found)  # it has to hold for other rows, too
-        return recording.forward  # the module's own call does more before it gets there
+        return None
 
     def _apply(self, fn, recurse: bool = True):
         self._recorded.clear()
+        self._current = None
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_recorded": []}
+        return {**self.__dict__, "_recorded": {}, "_current": None}
 
 
 class _Forward(nn.Module):

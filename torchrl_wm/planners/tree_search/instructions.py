@@ -203,10 +203,13 @@ def unpack(layout, flat, weights, scratch):
     for i in range(layout.shape[0]):
         kind, first, target, rows, columns = layout[i]
         if kind == MATRIX:  # [rows, columns] is transposed into panels
-            for row in range(rows):
-                place = target + row // PANEL * PANEL * (columns + 1) + row % PANEL
+            for begin in range(0, rows, PANEL):
+                lanes = min(rows - begin, PANEL)
+                source, place = first + begin * columns, target + begin * (columns + 1)
                 for column in range(columns):
-                    weights[place + column * PANEL] = flat[first + row * columns + column]
+                    out = weights[place + column * PANEL : place + column * PANEL + lanes]
+                    for lane in range(lanes):
+                        out[lane] = flat[source + lane * columns + column]
         elif kind == BIAS:  # [rows] follows the panels of a matrix with so many columns
             for row in range(rows):
                 place = target + (row // PANEL + 1) * PANEL * (columns + 1) - PANEL + row % PANEL
