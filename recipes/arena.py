@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run_dir", help="the folder that a training run printed")
     parser.add_argument("--opponent", choices=OPPONENTS, default="random")
     parser.add_argument("--games", type=int, default=500, help="on each side")
+    parser.add_argument("--simulations", type=int, help="of the agent; default: as in its training")
     parser.add_argument("--checkpoint", help="a checkpoint folder; default: the newest of the run")
     parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args(arguments)
@@ -149,6 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
     seed_everything(options.seed)
     device = torch.device("cpu")
     algorithm, _, step = load_agent(run, device, checkpoint=options.checkpoint, num_envs=1)
+    if options.simulations is not None:
+        algorithm.evaluation_policy.search.num_simulations = options.simulations
     game = resolve_factory(OmegaConf.create(run.config).env.factory)()
     opponent = OPPONENTS[options.opponent](game)
     agent = lambda games: algorithm.plan(games.clone())["action"]
