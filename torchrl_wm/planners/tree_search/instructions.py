@@ -77,8 +77,8 @@ def run(network, index, action, latents, place, out):
         for i in range(code.shape[0]):
             kind = code[i, 0]
             if kind == LINEAR:
-                target, width, source, offset, depth = operands(code[i])
-                linear(scratch, rows, source, target, width, weights, offset, depth)
+                target, width, source, offset = code[i, 1], code[i, 2], code[i, 3], code[i, 4]
+                linear(scratch, rows, source, target, width, weights, offset, code[i, 6])
             elif kind < LINEAR:
                 move(code[i], weights, scratch, rows, begin, index, action, latents, place)
             else:
@@ -88,12 +88,6 @@ def run(network, index, action, latents, place, out):
             found = scratch[row, columns : columns + out.shape[1]]
             for j in range(out.shape[1]):
                 out[begin + row, j] = found[j]
-
-
-@faithful
-def operands(instruction):
-    """Target, width, a, b and the last field of an instruction."""
-    return instruction[1], instruction[2], instruction[3], instruction[4], instruction[6]
 
 
 @views

@@ -30,7 +30,6 @@ class Columns(NamedTuple):
 
     first: int
     width: int
-    flat: bool = False  # [R]
 
 
 class Program:
@@ -139,9 +138,13 @@ class _Recorder(TorchDispatchMode):
 
     def place(self, value: Tensor, width: int) -> Columns:
         """New columns for a value."""
-        found = Columns(self.width, width, value.ndim == 1)
+        return self.alias(value, self.fresh(width))
+
+    def fresh(self, width: int) -> Columns:
+        """New columns, from the next panel on."""
+        found = Columns(self.width, width)
         self.width += -(-width // PANEL) * PANEL
-        return self.alias(value, found)
+        return found
 
     def alias(self, value: Tensor, found: Columns) -> Columns:
         """A value lies in columns that are there already."""
@@ -169,9 +172,8 @@ class _Recorder(TorchDispatchMode):
     def _is_constant(self, function, arguments, result) -> bool:
         """Whether an operation has to do with parameters alone; views of them follow training."""
         inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
-        if any(id(x) in self._known for x in inputs) or self.action in _Identities(inputs):
-            return False
-        if self.index in _Identities(inputs) or any(x in _Identities(self.places) for x in inputs):
+        rows = self.index, self.action, *self.places
+        if any(id(x) in self._known or _among(x, rows) for x in inputs):
             return False
         for value in _flat((result,)):
             shared = [x for x in inputs if _same_storage(x, value)]
@@ -185,14 +187,9 @@ class _Recorder(TorchDispatchMode):
             raise Untranslatable(f"a parameter of shape {tuple(value.shape)} beside rows")
 
 
-class _Identities:
-    """Tensors by identity; ``in`` would compare their numbers."""
-
-    def __init__(self, tensors):
-        self.found = {id(x) for x in tensors}
-
-    def __contains__(self, value: Tensor) -> bool:
-        return id(value) in self.found
+def _among(value: Tensor, tensors) -> bool:
+    """Whether it is one of them; ``in`` would compare their numbers."""
+    return any(value is x for x in tensors)
 
 
 def _flat(values):
@@ -205,6 +202,11 @@ def _flat(values):
 
 def _same_storage(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def _width(value: Tensor) -> int:
+    """Columns of a value ``[R, width]`` or ``[R]``."""
+    return value.shape[-1] if value.ndim == 2 else 1
 
 
 def _last(value: Tensor, dim) -> None:
@@ -222,13 +224,13 @@ def _index_select(recorder: _Recorder, result, source, dim, index):
     found = recorder.place(result, source.shape[1])
     for which, latent in enumerate(recorder.latents):
         if source is latent and index is recorder.index:
-            recorder.emit(Code.GATHER, *found[:2], more=which)
+            recorder.emit(Code.GATHER, *found, more=which)
             return
     if index is not recorder.action or id(source) in recorder._known:
         raise Untranslatable("index_select by anything but the action")
     table = recorder.reserve(source.numel())
     recorder.load(instructions.TABLE, source, table, *source.shape)
-    recorder.emit(Code.LOOKUP, *found[:2], more=table)
+    recorder.emit(Code.LOOKUP, *found, more=table)
 
 
 def _copy_(recorder: _Recorder, result, target, source):
@@ -272,7 +274,7 @@ def _unary(code: Code, in_place: bool = False):
     def translate(recorder: _Recorder, result, value):
         x = recorder.known(value)
         found = x if in_place else recorder.place(result, x.width)
-        recorder.emit(code, *found[:2], x.first)
+        recorder.emit(code, *found, x.first)
         recorder.alias(result, found)
 
     return translate
@@ -291,11 +293,11 @@ def _binary(code: Code, in_place: bool = False, swapped: bool = False):
         if swapped:
             one, other = other, one
         x, y = (_operand(recorder, result, value) for value in (one, other))
-        width = result.shape[-1] if result.ndim == 2 else 1
+        width = _width(result)
         if x.width != width:
             x = _spread(recorder, x, width)
         found = recorder.known(one) if in_place else recorder.place(result, width)
-        recorder.emit(code, *found[:2], x.first, y.first, int(y.width == width))
+        recorder.emit(code, *found, x.first, y.first, int(y.width == width))
         recorder.alias(result, found)
 
     return translate
@@ -308,16 +310,15 @@ def _operand(recorder: _Recorder, result: Tensor, value) -> Columns:
     found = recorder.columns(value)
     if known and value.ndim != result.ndim:
         raise Untranslatable("tensors with different numbers of dimensions")
-    width = result.shape[-1] if result.ndim == 2 else 1
+    width = _width(result)
     if found.width not in (1, width):
         raise Untranslatable(f"shapes {tuple(value.shape)} and {tuple(result.shape)} together")
     return found
 
 
 def _spread(recorder: _Recorder, value: Columns, width: int) -> Columns:
-    found = Columns(recorder.width, width)
-    recorder.width += -(-width // PANEL) * PANEL
-    recorder.emit(Code.SPREAD, *found[:2], value.first)
+    found = recorder.fresh(width)
+    recorder.emit(Code.SPREAD, *found, value.first)
     return found
 
 
@@ -328,11 +329,11 @@ def _power(recorder: _Recorder, result, value, exponent):
 
 
 def _where(recorder: _Recorder, result, condition, one, other):
-    width = result.shape[-1] if result.ndim == 2 else 1
+    width = _width(result)
     found = [_operand(recorder, result, value) for value in (condition, one, other)]
     found = [x if x.width == width else _spread(recorder, x, width) for x in found]
     target = recorder.place(result, width)
-    recorder.emit(Code.WHERE, *target[:2], found[0].first, found[1].first, more=found[2].first)
+    recorder.emit(Code.WHERE, *target, found[0].first, found[1].first, more=found[2].first)
 
 
 def _reduce(code: Code):
@@ -349,7 +350,7 @@ def _reduce(code: Code):
 def _softmax(recorder: _Recorder, result, value, dim, half_to_float):
     _last(value, dim)
     x = recorder.known(value)
-    recorder.emit(Code.SOFTMAX, *recorder.place(result, x.width)[:2], x.first)
+    recorder.emit(Code.SOFTMAX, *recorder.place(result, x.width), x.first)
 
 
 def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilon):
@@ -357,16 +358,16 @@ def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilo
     if list(shape) != [x.width] or value.ndim != 2:
         raise Untranslatable("layer_norm over more than the last dimension")
     found = recorder.place(result, x.width)
-    recorder.emit(Code.STANDARDISE, *found[:2], x.first, more=recorder.number(epsilon))
+    recorder.emit(Code.STANDARDISE, *found, x.first, more=recorder.number(epsilon))
     for code, value in ((Code.MULTIPLY, weight), (Code.ADD, bias)):
         if value is not None:
-            recorder.emit(code, *found[:2], found.first, recorder.columns(value).first)
+            recorder.emit(code, *found, found.first, recorder.columns(value).first)
 
 
 def _flip(recorder: _Recorder, result, value, dims):
     _last(value, dims)
     x = recorder.known(value)
-    recorder.emit(Code.FLIP, *recorder.place(result, x.width)[:2], x.first)
+    recorder.emit(Code.FLIP, *recorder.place(result, x.width), x.first)
 
 
 def _slice(recorder: _Recorder, result, value, dim=0, start=None, end=None, step=1):
@@ -380,7 +381,7 @@ def _slice(recorder: _Recorder, result, value, dim=0, start=None, end=None, step
 def _select(recorder: _Recorder, result, value, dim, index):
     _last(value, dim)
     x = recorder.known(value)
-    recorder.alias(result, Columns(x.first + index % x.width, 1, True))
+    recorder.alias(result, Columns(x.first + index % x.width, 1))
 
 
 def _split(recorder: _Recorder, results, value, sizes, dim=0):
@@ -395,7 +396,7 @@ def _reshape(recorder: _Recorder, result, value, *_):
     x = recorder.known(value)
     if len(result) != len(value) or result.ndim > 2 or result.numel() != len(value) * x.width:
         raise Untranslatable(f"{tuple(value.shape)} as {tuple(result.shape)}")
-    recorder.alias(result, x._replace(flat=result.ndim == 1))
+    recorder.alias(result, x)
 
 
 def _convert(recorder: _Recorder, result, value, **options):
@@ -406,7 +407,7 @@ def _convert(recorder: _Recorder, result, value, **options):
 
 def _filled(number: float):
     def translate(recorder: _Recorder, result, value, *_, **options):
-        width = result.shape[-1] if result.ndim == 2 else 1
+        width = _width(result)
         recorder.alias(result, recorder.columns(torch.full((width,), number)))
 
     return translate
