@@ -80,20 +80,24 @@ def two_hot_log_prob(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
 
     Args:
         logits (Tensor): ``[..., n]``.
-        target (Tensor): raw scalars ``[...]``; no gradient flows into them.
+        target (Tensor): raw scalars ``[*samples, ...]``; no gradient flows into them. Several targets
+            of the same logits, along leading dimensions, share the softmax and its gradient.
         bins (Tensor): ascending support ``[n]``.
 
     Returns:
-        ``[...]`` float32.
+        ``[*samples, ...]`` float32.
 
     Examples:
         >>> two_hot_log_prob(torch.zeros(3), torch.tensor(0.5), torch.tensor([-1.0, 0.0, 1.0]))
         tensor(-1.0986)
     """
     lower, upper, weight = two_hot(target.detach(), bins)
-    neighbours = torch.stack([lower, upper], -1)
-    log_probs = torch.log_softmax(logits.float(), -1).gather(-1, neighbours)
-    return torch.lerp(log_probs[..., 0], log_probs[..., 1], weight)
+    neighbours = torch.stack([lower, upper])
+    samples = neighbours.ndim - logits.ndim + 1
+    index = neighbours.flatten(0, samples - 1).movedim(0, -1)
+    log_probs = torch.log_softmax(logits.float(), -1).gather(-1, index)
+    below, above = log_probs.movedim(-1, 0).reshape(neighbours.shape).unbind()
+    return torch.lerp(below, above, weight)
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ class TwoHot(Prediction):
         return two_hot_mean(self.logits, self.bins).unsqueeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Minus the cross-entropy to the two-hot code of ``value [..., 1]``: ``[...]``."""
+        """Minus the cross-entropy to the two-hot code of ``value [*samples, ..., 1]``."""
         return two_hot_log_prob(self.logits, value.squeeze(-1), self.bins)
 
 

@@ -90,10 +90,13 @@ class CriticLoss(LossModule):
 
     def _terms(self, features: Tensor, target: Tensor, slow: Tensor | None):
         prediction = self.critic(features)
-        value = -prediction.log_prob(target)
-        if slow is not None:
-            value = value - self.slow_regularization * prediction.log_prob(slow)
-        return value, prediction.mean.detach()
+        if slow is None:
+            loss = -prediction.log_prob(target)
+        else:  # both targets in one call, which passes over the logits once
+            fit, regularization = prediction.log_prob(torch.stack([target, slow])).unbind()
+            loss = -fit - self.slow_regularization * regularization
+        with torch.no_grad():
+            return loss, prediction.mean
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
