@@ -97,7 +97,8 @@ class LayerNormGRU(nn.Module):
 
 def _gated(reset: Tensor, candidate: Tensor, update: Tensor, hidden: Tensor) -> Tensor:
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-    return torch.lerp(hidden, candidate, torch.sigmoid(update - 1))
+    update = torch.sigmoid(update - 1)
+    return update * candidate + (1 - update) * hidden
 
 
 GRUS = {"gru": GRU, "reset_before": ResetBeforeGRU, "layer_norm": LayerNormGRU}
@@ -237,7 +238,7 @@ class BlockCell(nn.Module):
         """
         width = self.belief_size // self.blocks
         shared = self.hidden[:, width : width + 2 * self.hidden_size]
-        shared = shared.permute(1, 0, 2).flatten(1)
+        shared = shared.permute(1, 0, 2).flatten(1).t().contiguous()
         reset, candidate, update = self.gates.split(width, -1)
         biases = self.gates_bias.view(self.blocks, 1, 3 * width).split(width, -1)
         gates = (reset, 2 * candidate, update, biases[0], 2 * biases[1], biases[2] - 1)
@@ -257,10 +258,8 @@ class BlockCell(nn.Module):
         own, shared, *gates = weights
         blocks = self._blocks(belief)
         inputs = torch.cat([self._project(0, belief), self._project(1, state)], -1)
-        shared_out = (x.reshape(-1, x.shape[-1]) for x in (projected_action, inputs))
-        hidden = torch.addmm(*shared_out, shared)
-        # In place, on a view by blocks: the largest product of the step is written only once.
-        self._blocks(hidden).baddbmm_(blocks.to(hidden.dtype), own.to(hidden.dtype))
+        hidden = torch.bmm(blocks, own).transpose(0, 1).reshape(belief.shape)
+        hidden = hidden + F.linear(inputs, shared) + projected_action
         hidden = self.activation(self.hidden_norm(hidden))
         for linear, norm in zip(self.extra, self.extra_norms, strict=True):
             hidden = self.activation(norm(linear(hidden)))

@@ -65,9 +65,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises ``[..., features]`` over its last dimension."""
         wide = x.float()
-        # The length in one pass over x, a fifth of the time of squares and their mean on a CPU.
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = torch.rsqrt(length.square() / x.shape[-1] + self.eps)
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * scale * self.weight).to(x.dtype)
 
 
