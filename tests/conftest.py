@@ -14,6 +14,7 @@ A name with a ``*`` is a pattern of file names. ``TORCHRL_WM_GOLDEN`` names anot
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,14 @@ FOLDER = Path(__file__).parent / "golden"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_weights
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, alone and beside others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 class GoldenCase:

@@ -11,7 +11,7 @@ import torch
 from torchrl_wm.planners.tree_search import FixedBounds, ParentAndSiblings, kernels, make_tree
 from torchrl_wm.planners.tree_search.normalization import completed_q, mixed_value, normalized_q
 from torchrl_wm.planners.tree_search.numba_executor import _normalization
-from torchrl_wm.planners.tree_search.tree import masked_priors, memory, node_statistics
+from torchrl_wm.planners.tree_search.tree import masked_priors, node_statistics
 
 ABSOLUTE = 1e-4
 
@@ -78,7 +78,8 @@ def test_in_torch(golden):
 @pytest.mark.golden("qtransforms*")
 def test_compiled(golden):
     tree = roots(golden)
-    arrays = kernels.TreeArrays(*(x.numpy() for x in memory(tree)))
+    firsts = "parents", "node_values", "children", "q_values", "q_min"
+    arrays = kernels.TreeArrays(*(tree[name]._base.numpy() for name in firsts))
     rows = range(len(tree))
     visited = (golden["visits"] > 0).numpy()
     for name, normalization in ranges(golden).items():

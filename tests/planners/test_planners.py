@@ -118,7 +118,7 @@ def test_the_level_of_the_rewards_does_not_matter(name, offset, reach, generator
 def test_every_row_of_a_batch_has_its_own_plan(name, batch, reach, generator):
     env = reach(UNIT)
     start = env.reset(TensorDict(batch_size=batch))
-    start["goal"] = torch.rand(*batch, 2) * 1.6 - 0.8
+    start["goal"] = torch.rand(*batch, 2, generator=generator) * 1.6 - 0.8
     action = make(name, env, generator=generator)(start.clone())["action"]
     torch.testing.assert_close(action, start["goal"], atol=0.2, rtol=0)
 
