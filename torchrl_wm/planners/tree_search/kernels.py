@@ -34,8 +34,7 @@ from torchrl_wm.planners.tree_search.tree import (
     DECISION,
     NO_CHILD,
     TERMINAL,
-    make_tree,
-    memory,
+    tree_of,
 )
 
 LOWEST_SCORE = np.float32(-1e9)
@@ -51,7 +50,7 @@ PARENT_AND_SIBLINGS, TREE_WIDE, FIXED_BOUNDS = 0, 1, 2
 
 
 class TreeArrays(NamedTuple):
-    """The memory of a tree, see :func:`~torchrl_wm.planners.tree_search.tree.memory`."""
+    """The memory of a tree, see :func:`~torchrl_wm.planners.tree_search.tree.tree_of`."""
 
     node_links: np.ndarray
     node_numbers: np.ndarray
@@ -85,10 +84,17 @@ def planted_tree(
     """A tree on the CPU, in single precision, with its roots set, and its memory."""
     value = value.detach().to("cpu", torch.float32)
     logits = logits.to("cpu", torch.float32, copy=True)
-    tree = make_tree(len(value), num_simulations, logits.shape[-1], device=torch.device("cpu"))
-    arrays = TreeArrays(*(x.numpy() for x in memory(tree)))
+    rows, num_actions = logits.shape
+    shape = rows, num_simulations + 1
+    arrays = TreeArrays(
+        np.empty((*shape, 4), np.int32),
+        np.empty((*shape, 4), np.float32),
+        np.empty((*shape, 2, num_actions), np.int32),
+        np.empty((*shape, 3, num_actions), np.float32),
+        np.empty((2, rows), np.float32),
+    )
     plant(arrays, value.contiguous().numpy(), logits.contiguous().numpy())
-    return tree, arrays
+    return tree_of(*map(torch.from_numpy, arrays)), arrays
 
 
 def evaluation_array(evaluation: Evaluation) -> np.ndarray:
@@ -149,8 +155,17 @@ def set_node(tree, row, node, value, kind, scores):
 
 @compiled
 def plant(tree, values, logits):
-    """Sets the roots; ``logits`` is overwritten."""
+    """Clears the memory and sets the roots; ``logits`` is overwritten."""
+    tree.node_numbers[:], tree.edge_numbers[:] = ZERO, ZERO
+    tree.bounds[LOW], tree.bounds[HIGH] = np.float32(np.inf), MINUS_INFINITY
     for row in range(values.shape[0]):
+        for node in range(tree.node_links.shape[1]):
+            tree.node_links[row, node, PARENT] = NO_CHILD
+            tree.node_links[row, node, ACTION] = NO_CHILD
+            tree.node_links[row, node, VISITS] = 0
+            tree.node_links[row, node, KIND] = DECISION
+            tree.edge_links[row, node, CHILD] = NO_CHILD
+            tree.edge_links[row, node, EDGE_VISITS] = 0
         set_node(tree, row, 0, values[row], np.int32(DECISION), logits[row])
         tree.node_links[row, 0, VISITS] = 1
 

@@ -157,7 +157,8 @@ class _Recorder(TorchDispatchMode):
         if value.dtype != torch.float32:
             raise Untranslatable(f"a parameter of type {value.dtype}")
         self.layout.append((kind, self.numbers, target, rows, columns))
-        self.parameters.append(value.detach())
+        value = value.detach()
+        self.parameters.append(value.view(-1) if value.is_contiguous() else value)
         self.numbers += rows * columns if kind != instructions.BIAS else rows
 
     def reserve(self, count: int) -> int:

@@ -51,42 +51,48 @@ def make_tree(
         >>> tree["children"].shape, tree["node_visits"].dtype
         (torch.Size([2, 9, 3]), torch.int32)
     """
-    shape = rows, num_simulations + 1
-    node_links = torch.full((*shape, 4), NO_CHILD, dtype=torch.int32, device=device)
+    shape, like = (rows, num_simulations + 1), {"device": device}
+    node_links = torch.full((*shape, 4), NO_CHILD, dtype=torch.int32, **like)
     node_links[..., 2:] = 0  # visits and kind
-    edge_links = torch.zeros((*shape, 2, num_actions), dtype=torch.int32, device=device)
+    edge_links = torch.zeros((*shape, 2, num_actions), dtype=torch.int32, **like)
     edge_links[..., 0, :] = NO_CHILD
-    node_numbers = torch.zeros((*shape, 4), dtype=dtype, device=device)
-    edge_numbers = torch.zeros((*shape, 3, num_actions), dtype=dtype, device=device)
-    bounds = torch.tensor([[torch.inf], [-torch.inf]], dtype=dtype, device=device).repeat(1, rows)
-    names = (
-        ("parents", "action_from_parent", "node_visits", "kinds"),
-        ("node_values", "raw_values", "rewards", "discounts"),
-        ("children", "children_visits"),
-        ("q_values", "priors", "logits"),
-        ("q_min", "q_max"),
-    )
-    parts = (
-        node_links.unbind(-1),
-        node_numbers.unbind(-1),
-        edge_links.unbind(-2),
-        edge_numbers.unbind(-2),
-        bounds.unbind(0),
-    )
-    entries = {}
-    for named, tensors in zip(names, parts, strict=True):
-        entries |= dict(zip(named, tensors, strict=True))
-    return TensorDict(entries, [rows], device=device)
+    node_numbers = torch.zeros((*shape, 4), dtype=dtype, **like)
+    edge_numbers = torch.zeros((*shape, 3, num_actions), dtype=dtype, **like)
+    bounds = torch.full((2, rows), torch.inf, dtype=dtype, **like)
+    bounds[1] = -torch.inf
+    return tree_of(node_links, node_numbers, edge_links, edge_numbers, bounds)
 
 
-def memory(tree: TensorDictBase) -> tuple[Tensor, ...]:
-    """What the entries of a fresh tree are views of: what is read together lies together.
+_ENTRIES = (
+    *("parents", "action_from_parent", "node_visits", "kinds"),
+    *("node_values", "raw_values", "rewards", "discounts"),
+    *("children", "children_visits"),
+    *("q_values", "priors", "logits"),
+    *("q_min", "q_max"),
+)
+
+
+def tree_of(
+    node_links: Tensor,
+    node_numbers: Tensor,
+    edge_links: Tensor,
+    edge_numbers: Tensor,
+    bounds: Tensor,
+) -> TensorDict:
+    """The tree whose entries are views of its memory: what is read together lies together.
 
     Integers and numbers of nodes, ``[B, N, 4]`` each, integers and numbers of edges, ``[B, N, 2, A]`` and
     ``[B, N, 3, A]``, and the ranges ``[2, B]``.
     """
-    firsts = "parents", "node_values", "children", "q_values", "q_min"
-    return tuple(tree[name]._base for name in firsts)
+    parts = (
+        *node_links.unbind(-1),
+        *node_numbers.unbind(-1),
+        *edge_links.unbind(-2),
+        *edge_numbers.unbind(-2),
+        *bounds.unbind(0),
+    )
+    entries = dict(zip(_ENTRIES, parts, strict=True))
+    return TensorDict(entries, [len(node_links)], device=node_links.device)
 
 
 class NodeStatistics(NamedTuple):
