@@ -20,7 +20,6 @@ from torchrl_wm.planners.tree_search import (
     Evaluator,
     Root,
     Step,
-    evaluation,
     program,
 )
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
@@ -41,6 +40,9 @@ EXPRESSIONS = {
     "tanh_": lambda x: (x * 1).tanh_(),
     "sigmoid": torch.sigmoid,
     "sigmoid_": lambda x: (x * 1).sigmoid_(),
+    "softplus": lambda x: F.softplus(x * torch.logspace(-3, 1.8, SIZE)),
+    "softplus of a copy": lambda x: F.softplus((x * 2).clone()),
+    "lerp": lambda x: torch.lerp(x, x.flip(-1), x.sigmoid()),
     "exp": torch.exp,
     "abs": torch.abs,
     "neg": torch.neg,
@@ -268,7 +270,7 @@ def test_what_is_large_is_left_to_torch(monkeypatch):
     evaluator = Evaluator(model)
     trees = []
     for largest in (10, 10**9, 10):
-        monkeypatch.setattr(evaluation, "_LARGEST", largest)
+        monkeypatch.setattr(program, "_LARGEST", largest)
         trees.append(search(evaluator, model.roots(5), MuZeroRule(), num_simulations=6))
         assert (evaluator.program is None) == (largest == 10)
     for tree in trees[1:]:

@@ -172,7 +172,7 @@ def test_trajectories_side_by_side_equal_those_of_single_steps(style, members):
         noise = model.trajectory_noise(5, rows)
         (states,) = model.unroll(latents, actions, noise)
         for t in range(5):
-            latents = model._predict_tensors(latents, actions[t], noise[t])
+            latents = model.predict_tensors(latents, actions[t], noise[t])
             torch.testing.assert_close(states[t], latents[0])
 
 
@@ -182,7 +182,7 @@ def test_a_prediction_outside_the_bounds_is_that_at_the_bounds():
     noise = torch.zeros(1, 4)
     latents = (torch.ones(1, 4),)
     at, beyond, inside = (
-        model._predict_tensors(latents, torch.tensor([[a, 0.0]]), noise)[0] for a in (1.0, 7.0, 0.5)
+        model.predict_tensors(latents, torch.tensor([[a, 0.0]]), noise)[0] for a in (1.0, 7.0, 0.5)
     )
     assert torch.equal(at, beyond)
     assert not torch.equal(at, inside)

@@ -15,6 +15,7 @@ from torchrl_wm import keys
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.compilation import compile_function
+from torchrl_wm.planners.imagined_steps import ImaginedSteps
 from torchrl_wm.planners.recording import Recording
 from torchrl_wm.world_models import WorldModel
 
@@ -39,7 +40,8 @@ class ModelSimulator(nn.Module):
             dynamics each follows one member. Defaults to one for each member.
         sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
             followed. Defaults to ``True``.
-        trace (bool, optional): record the operations, see :class:`Recording`. Defaults to ``True``.
+        trace (bool, optional): record the operations, see :class:`ImaginedSteps` for small models and
+            :class:`Recording` for others. Defaults to ``True``.
 
     Raises:
         ValueError: for a model without a reward head, or less than one particle.
@@ -68,6 +70,7 @@ class ModelSimulator(nn.Module):
         self.particles, self.sample_latents = particles, sample_latents
         self.in_keys, self.rewards = list(model.latent_keys), "the parameters of the world model"
         self.encoding = model.action_encoding
+        self.steps = ImaginedSteps(model) if trace else None
         self.imagined = Recording(self._imagine) if trace else self._imagine
 
     def compile_steps(self, **options) -> None:
@@ -76,6 +79,7 @@ class ModelSimulator(nn.Module):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
+        self.steps = None
         self.imagined = compile_function(self._imagine, **{"dynamic": False, **options})
 
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
@@ -91,7 +95,13 @@ class ModelSimulator(nn.Module):
         if self.particles > 1:
             actions = actions.repeat_interleave(self.particles, 1)
         latents = _repeat(start, candidates * self.particles)
-        total, last, tail = self.imagined(actions, self._noise(actions, generator), *latents)
+        noise = self._noise(actions, generator)
+        program = self.steps and self.steps.program(actions, noise, latents)
+        if program:
+            reward, goes_on, last = self.steps(program, actions, noise, latents)
+            total, tail = self._weigh(reward, goes_on)
+        else:
+            total, last, tail = self.imagined(actions, noise, *latents)
         if self.terminal_value is not None:
             total = total + tail * self.terminal_value(last).squeeze(-1)
         return total.view(n, candidates, self.particles).mean(-1)
@@ -101,9 +111,22 @@ class ModelSimulator(nn.Module):
         features = torch.cat(self.model.unroll(latents, actions, noise), -1)
         blocks = features.flatten(0, 1).split(_BLOCK)
         reward = torch.cat([self.model.reward_head(block).mean for block in blocks])
-        reward = reward.view(features.shape[:2])
-        total = _weighted_sum(reward, self._weights(features, len(actions)))
-        return total, features[-1], self._tail(features)
+        goes_on = None
+        if self.model.continuation_head is not None:
+            goes_on = self.model.continuation_head(features).mean.squeeze(-1)
+        total, tail = self._weigh(reward.view(features.shape[:2]), goes_on)
+        return total, features[-1], tail
+
+    def _weigh(self, reward: Tensor, goes_on: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Weighed sum of rewards ``[H, N]``, and what the value of the last state counts, ``[N]``."""
+        horizon, tail = len(reward), reward.new_full(reward.shape[1:], self.discount ** len(reward))
+        if self.discount != 1:
+            steps = torch.arange(horizon, device=reward.device)
+            reward = reward * (self.discount**steps).to(reward.dtype).unsqueeze(-1)
+        if goes_on is None:
+            return reward.sum(0), tail
+        alive = goes_on.cumprod(0)
+        return reward[0] + (reward[1:] * alive[:-1]).sum(0), tail * alive[-1]
 
     def propose(
         self,
@@ -129,27 +152,6 @@ class ModelSimulator(nn.Module):
             # Only the draws of the state: which member of an ensemble predicts stays as it is.
             noise[..., : self.model.latent.noise_size] = 0
         return noise
-
-    def _weights(self, features: Tensor, horizon: int) -> Tensor | None:
-        """What the reward of each step counts, ``[H]`` or ``[H, N]``; None where all count 1."""
-        weights = None
-        if self.discount != 1:
-            steps = torch.arange(horizon, device=features.device)
-            weights = (self.discount**steps).to(features.dtype)
-        if self.model.continuation_head is not None:
-            alive = torch.ones(features.shape[:2], dtype=features.dtype, device=features.device)
-            if horizon > 1:
-                goes_on = self.model.continuation_head(features[:-1]).mean.squeeze(-1)
-                alive[1:] = goes_on.cumprod(0)
-            weights = alive if weights is None else alive * weights.unsqueeze(-1)
-        return weights
-
-    def _tail(self, features: Tensor) -> Tensor:
-        """What the value of the last state counts, ``[N]``."""
-        factor = self.discount ** len(features)
-        if self.model.continuation_head is None:
-            return features.new_full(features.shape[1:2], factor)
-        return factor * self.model.continuation_head(features).mean.squeeze(-1).prod(0)
 
 
 class EnvSimulator(nn.Module):
@@ -322,12 +324,6 @@ def make_simulator(
 
 def _repeat(start: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
     return tuple(value.repeat_interleave(count, 0) for value in start)
-
-
-def _weighted_sum(reward: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return reward.sum(0)
-    return (reward * weights.view(len(reward), -1)).sum(0)
 
 
 def _as_tuple(key: NestedKey) -> tuple[str, ...]:

@@ -104,7 +104,8 @@ class FeedForward(WorldModel):
         named = {k: dict(zip(self.latent.names, v, strict=True)) for k, v in sides.items()}
         return (states,), named
 
-    def _predict_tensors(self, latents, action: Tensor, noise: Tensor) -> LatentTensors:
+    def predict_tensors(self, latents, action: Tensor, noise: Tensor) -> LatentTensors:
+        """One step of prediction on plain tensors ``[N, size]``."""
         return self.predict_prior(latents, action, noise)[0]
 
     def predict_prior(

@@ -134,7 +134,7 @@ class MuZeroModel(WorldModel):
         Returns:
             The next latents, reward ``[N]``, value ``[N]`` and policy logits ``[N, P]``.
         """
-        latents = self._predict_tensors(latents, action, None)
+        latents = self.predict_tensors(latents, action, None)
         hidden, value = latents[0], self.value_head(latents[0]).mean
         features = hidden if len(latents) == 1 else torch.cat(latents, -1)
         reward = self.reward_head(features).mean
@@ -168,9 +168,10 @@ class MuZeroModel(WorldModel):
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
         return self._begin(self.scaling(self.representation(tokens))), {}
 
-    def _predict_tensors(
+    def predict_tensors(
         self, latents: LatentTensors, action: Tensor, noise: Tensor | None
     ) -> LatentTensors:
+        """One step of prediction on plain tensors ``[N, size]``."""
         hidden = self.advance(latents[0], action)
         if self.value_prefix is None:
             return (hidden,)

@@ -120,9 +120,10 @@ class RSSM(WorldModel):
         raw = self.posterior(belief, projected_tokens, head_weights)
         return belief, self.latent.rsample(self.latent.statistics(raw), noise), raw
 
-    def _predict_tensors(
+    def predict_tensors(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> LatentTensors:
+        """One step of prediction on plain tensors ``[N, size]``."""
         projected = self.cell.project_action(action)
         return self._advance(*latents, projected, noise, self.cell.weights())
 

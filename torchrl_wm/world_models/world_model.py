@@ -25,7 +25,7 @@ class WorldModel(TensorDictModuleBase):
     A latent at row ``t`` is always the posterior after observation ``t``: :meth:`filter` overwrites the
     root entry, :meth:`observe` does so for a sequence, and only :meth:`step` writes ``("next", latent)``,
     the prior one step on. Families implement three functions of plain tensors: ``_filter_tensors``,
-    ``_observe_tensors`` and ``_predict_tensors``.
+    ``_observe_tensors`` and ``predict_tensors``.
 
     As a module of TorchRL (``world_model(tensordict)``) it filters, so it stands in front of an actor.
 
@@ -180,7 +180,7 @@ class WorldModel(TensorDictModuleBase):
         carry = self._carry(tensordict)
         action = self.action_encoding(tensordict)
         noise = self.noise(batch, action.device) if noise is None else noise
-        following = self._latent_td(self._predict_tensors(carry, action, noise), batch)
+        following = self._latent_td(self.predict_tensors(carry, action, noise), batch)
         features = self.features(following)
         if self.reward_head is not None:
             following.set(keys.REWARD, self.reward_head(features).mean)
@@ -278,9 +278,15 @@ class WorldModel(TensorDictModuleBase):
         """
         steps = []
         for action, draw in zip(actions, noise, strict=True):
-            latents = self._predict_tensors(latents, action, draw)
+            latents = self.predict_tensors(latents, action, draw)
             steps.append(latents)
         return tuple(map(torch.stack, zip(*steps, strict=True)))
+
+    def predict_tensors(
+        self, latents: LatentTensors, action: Tensor, noise: Tensor
+    ) -> LatentTensors:
+        """One step of prediction on plain tensors ``[N, size]``; every family implements it."""
+        raise NotImplementedError
 
     def predict_prior(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
@@ -299,16 +305,11 @@ class WorldModel(TensorDictModuleBase):
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
         raise NotImplementedError
 
-    def _predict_tensors(
-        self, latents: LatentTensors, action: Tensor, noise: Tensor
-    ) -> LatentTensors:
-        raise NotImplementedError
-
     def _imagine_tensors(self, latents, policy, noise) -> tuple[list[Tensor], list[Tensor]]:
         features, actions = [torch.cat(latents, -1)], []
         for draw in noise:
             actions.append(policy(features[-1]))
-            latents = self._predict_tensors(latents, actions[-1], draw)
+            latents = self.predict_tensors(latents, actions[-1], draw)
             features.append(torch.cat(latents, -1))
         return features, actions
 

@@ -26,6 +26,7 @@ views = numba.njit(inline="always", **_OPTIONS)
 reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
 # Where a NaN has to come out as one.
 faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
+faithful_inlined = numba.njit(fastmath={"nsz"}, forceinline=True, **_OPTIONS)
 faithful_sums = numba.njit(fastmath={"nsz", "reassoc"}, **_OPTIONS)
 
 ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))

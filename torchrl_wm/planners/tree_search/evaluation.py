@@ -13,11 +13,10 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
-from torchrl_wm.planners.tree_search.program import Program, Untranslatable
+from torchrl_wm.planners.tree_search.program import Program, checked_program
 
 Latents = tuple[Tensor, ...]
 _LOGGER = logging.getLogger(__name__)
-_LARGEST = 2**26  # rows times weights: above it torch's own products, and threads, are faster
 
 
 class Root(NamedTuple):
@@ -183,7 +182,7 @@ class Evaluator(nn.Module):
         self._current = None
         if self.trace:
             program = self._recording("program", store, rows)
-            if program is not None and rows * program.network.weights.size <= _LARGEST:
+            if program is not None and program.pays(rows):
                 program.refresh()
                 self._current = program
             else:
@@ -225,26 +224,12 @@ class Evaluator(nn.Module):
                 index = torch.arange(rows, device=store.device)
                 latents = [x[:rows].clone() for x in store.buffers]
                 inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
-                record = self._program if kind == "program" else self._trace
-                self._recorded[kind] = record(inputs)
+                if kind == "program":
+                    name = type(self.dynamics).__name__
+                    self._recorded[kind] = checked_program(self.forward, inputs, name)
+                else:
+                    self._recorded[kind] = self._trace(inputs)
         return self._recorded[kind]
-
-    def _program(self, inputs: tuple[Tensor, ...]) -> Program | None:
-        try:
-            program = Program(self.forward, inputs)
-            index, action, *tensors = inputs
-            latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-            expected = [self.forward(*inputs), *places]
-            memory = [torch.cat([x, torch.empty_like(x)]) for x in latents]
-            found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-            return program
-        except Untranslatable as error:
-            reason = str(error)
-        except AssertionError as error:
-            reason = f"its program gives other numbers: {error}"
-        _LOGGER.info("%s is traced: %s", type(self.dynamics).__name__, reason)
-        return None
 
     def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor] | None:
         index, action, *tensors = inputs

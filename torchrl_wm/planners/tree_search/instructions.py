@@ -21,6 +21,7 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     compiled,
     exp,
     faithful,
+    faithful_inlined,
     faithful_sums,
     maximum,
     minimum,
@@ -34,6 +35,7 @@ PANEL = LANES * VECTORS
 """Columns of a weight that lie together; the width of a matrix product's output is a multiple of it."""
 
 TWO = np.float32(2.0)
+L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 
 
 class Code(enum.IntEnum):
@@ -42,7 +44,7 @@ class Code(enum.IntEnum):
     GATHER, LOOKUP, STORE, LINEAR = 0, 1, 2, 3
     COPY, FLIP, SPREAD = 4, 5, 6
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
-    ABS, SQRT, RSQRT, SIGN, EXP, NEGATE = 15, 16, 17, 18, 19, 20
+    ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS = 15, 16, 17, 18, 19, 20, 21
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE = range(30, 39)
     LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, STANDARDISE = range(40, 46)
 
@@ -50,7 +52,7 @@ class Code(enum.IntEnum):
 FIELDS = 7
 (
     GATHER, LOOKUP, STORE, LINEAR, COPY, FLIP, SPREAD,
-    RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE,
+    RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS,
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE,
     LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, STANDARDISE,
 ) = (int(code) for code in Code)  # fmt: skip
@@ -82,8 +84,7 @@ def run(network, index, action, latents, place, out):
             elif kind < LINEAR:
                 move(code[i], weights, scratch, rows, begin, index, action, latents, place)
             else:
-                for row in range(rows):
-                    calculate(code[i], scratch[row])
+                calculate(code[i], scratch, rows)
         for row in range(rows):
             found = scratch[row, columns : columns + out.shape[1]]
             for j in range(out.shape[1]):
@@ -220,150 +221,290 @@ def unpack(layout, flat, weights, scratch):
 MATRIX, BIAS, TABLE, CONSTANT = range(4)
 
 
-# -- the rest: one row -------------------------------------------------------------------------------
+# -- the rest: all rows of a block in one instruction ------------------------------------------------
 
 
 @faithful
-def calculate(instruction, row):
-    """Everything else, on the columns of one row; a NaN comes out as a NaN."""
+def calculate(instruction, scratch, rows):
+    """Everything else; a NaN comes out as a NaN."""
     kind = instruction[0]
     if kind < RELU:
-        arrange(instruction, row)
+        arrange(instruction, scratch, rows)
     elif kind < ADD:
-        apply(instruction, row)
+        apply(instruction, scratch, rows)
     elif kind < LOWEST:
-        combine(instruction, row)
+        combine(instruction, scratch, rows)
     else:
-        reduce(instruction, row)
+        for row in range(rows):
+            reduce(instruction, scratch[row])
 
 
 @faithful
-def arrange(instruction, row):
+def arrange(instruction, scratch, rows):
     """Copies of columns."""
-    kind, out, x = instruction[0], results(instruction, row), first(instruction, row)
-    if kind == COPY:
-        for j in range(out.shape[0]):
-            out[j] = x[j]
-    elif kind == FLIP:
-        last = out.shape[0] - 1
-        for j in range(out.shape[0]):
-            out[j] = x[last - j]
-    else:
-        for j in range(out.shape[0]):
-            out[j] = x[0]
+    kind = instruction[0]
+    for row in range(rows):
+        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        if kind == COPY:
+            for j in range(out.shape[0]):
+                out[j] = x[j]
+        elif kind == FLIP:
+            last = out.shape[0] - 1
+            for j in range(out.shape[0]):
+                out[j] = x[last - j]
+        else:
+            for j in range(out.shape[0]):
+                out[j] = x[0]
+
+
+def _of_one(function):
+    """An instruction that applies ``function`` to every number."""
+
+    @faithful
+    def carry_out(instruction, scratch, rows):
+        for row in range(rows):
+            out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+            for j in range(out.shape[0]):
+                out[j] = function(x[j])
+
+    return carry_out
+
+
+@_of_one
+@faithful_inlined
+def relu(x):
+    """``max(x, 0)``."""
+    return ZERO if x < ZERO else x
+
+
+@_of_one
+@faithful_inlined
+def tanh(x):
+    """By an exponential that cannot overflow."""
+    small = exp(-TWO * abs(x))
+    size = (ONE - small) / (ONE + small)
+    return -size if x < ZERO else size
+
+
+@_of_one
+@faithful_inlined
+def sigmoid(x):
+    """By an exponential that cannot overflow."""
+    small = exp(-abs(x))
+    return (small if x < ZERO else ONE) / (ONE + small)
+
+
+@_of_one
+@faithful_inlined
+def silu(x):
+    """``x sigmoid(x)``."""
+    small = exp(-abs(x))
+    return x * (small if x < ZERO else ONE) / (ONE + small)
+
+
+@_of_one
+@faithful_inlined
+def elu(x):
+    """``x``, or ``exp(x) - 1`` below 0."""
+    below = exp(-abs(x)) - ONE
+    return below if x < ZERO else x
+
+
+@_of_one
+@faithful_inlined
+def softplus(x):
+    """``log(1 + exp(x))``, by an exponential that cannot overflow."""
+    small = exp(-abs(x))
+    # The logarithm of 1 + small, by the series of the inverse hyperbolic tangent of z, at most 1/3.
+    z = small / (TWO + small)
+    square = z * z
+    series = L5 + square * L6
+    series = L3 + square * (L4 + square * series)
+    series = ONE + square * (L1 + square * (L2 + square * series))
+    return (x if x > ZERO else ZERO) + TWO * z * series
+
+
+@_of_one
+@faithful_inlined
+def exponential(x):
+    """``exp(x)``."""
+    return np.exp(x)
+
+
+@_of_one
+@faithful_inlined
+def absolute(x):
+    """``|x|``."""
+    return abs(x)
+
+
+@_of_one
+@faithful_inlined
+def square_root(x):
+    """``sqrt(x)``."""
+    return np.sqrt(x)
+
+
+@_of_one
+@faithful_inlined
+def reciprocal_root(x):
+    """``1 / sqrt(x)``."""
+    return ONE / np.sqrt(x)
+
+
+@_of_one
+@faithful_inlined
+def negative(x):
+    """``-x``."""
+    return -x
+
+
+@_of_one
+@faithful_inlined
+def sign(x):
+    """-1, 0 or 1."""
+    size = ONE if x > ZERO else x
+    return -ONE if x < ZERO else size
 
 
 @faithful
-def apply(instruction, row):
+def apply(instruction, scratch, rows):
     """Functions of one number."""
-    kind, out, x = instruction[0], results(instruction, row), first(instruction, row)
+    kind = instruction[0]
     if kind == RELU:
-        for j in range(out.shape[0]):
-            out[j] = ZERO if x[j] < ZERO else x[j]
+        relu(instruction, scratch, rows)
     elif kind == TANH:
-        for j in range(out.shape[0]):
-            small = exp(-TWO * abs(x[j]))
-            size = (ONE - small) / (ONE + small)
-            out[j] = -size if x[j] < ZERO else size
+        tanh(instruction, scratch, rows)
     elif kind == SIGMOID:
-        for j in range(out.shape[0]):
-            small = exp(-abs(x[j]))
-            out[j] = (small if x[j] < ZERO else ONE) / (ONE + small)
+        sigmoid(instruction, scratch, rows)
     elif kind == SILU:
-        for j in range(out.shape[0]):
-            small = exp(-abs(x[j]))
-            out[j] = x[j] * (small if x[j] < ZERO else ONE) / (ONE + small)
+        silu(instruction, scratch, rows)
     elif kind == ELU:
-        for j in range(out.shape[0]):
-            below = exp(-abs(x[j])) - ONE
-            out[j] = below if x[j] < ZERO else x[j]
+        elu(instruction, scratch, rows)
+    elif kind == SOFTPLUS:
+        softplus(instruction, scratch, rows)
     elif kind == EXP:
-        for j in range(out.shape[0]):
-            out[j] = np.exp(x[j])
+        exponential(instruction, scratch, rows)
     elif kind == ABS:
-        for j in range(out.shape[0]):
-            out[j] = abs(x[j])
+        absolute(instruction, scratch, rows)
     elif kind == SQRT:
-        for j in range(out.shape[0]):
-            out[j] = np.sqrt(x[j])
+        square_root(instruction, scratch, rows)
     elif kind == RSQRT:
-        for j in range(out.shape[0]):
-            out[j] = ONE / np.sqrt(x[j])
+        reciprocal_root(instruction, scratch, rows)
     elif kind == NEGATE:
-        for j in range(out.shape[0]):
-            out[j] = -x[j]
-    elif kind == SIGN:
-        for j in range(out.shape[0]):
-            size = ONE if x[j] > ZERO else x[j]
-            out[j] = -ONE if x[j] < ZERO else size
-
-
-@faithful
-def combine(instruction, row):
-    """Functions of two numbers, the second of which may be the same for all columns, and a choice."""
-    kind, out, x = instruction[0], results(instruction, row), first(instruction, row)
-    width = out.shape[0]
-    y = row[instruction[4] : instruction[4] + (width if instruction[5] else 1)]
-    if kind == WHERE:
-        other = row[instruction[6] : instruction[6] + width]
-        for j in range(width):
-            out[j] = y[j] if x[j] != ZERO else other[j]
-    elif instruction[5]:
-        combine_each(kind, out, x, y)
+        negative(instruction, scratch, rows)
     else:
-        combine_one(kind, out, x, y[0])
+        sign(instruction, scratch, rows)
 
 
-@faithful
-def combine_each(kind, out, x, y):
-    """Functions of two numbers; comparisons give 1 or 0."""
-    if kind == ADD:
-        for j in range(out.shape[0]):
-            out[j] = x[j] + y[j]
-    elif kind == SUBTRACT:
-        for j in range(out.shape[0]):
-            out[j] = x[j] - y[j]
-    elif kind == MULTIPLY:
-        for j in range(out.shape[0]):
-            out[j] = x[j] * y[j]
-    elif kind == DIVIDE:
-        for j in range(out.shape[0]):
-            out[j] = x[j] / y[j]
-    else:
-        for j in range(out.shape[0]):
-            out[j] = compare(kind, x[j], y[j])
+def _of_two(function):
+    """An instruction that applies ``function`` to numbers and others, or one and the same other."""
+
+    @faithful
+    def carry_out(instruction, scratch, rows):
+        for row in range(rows):
+            out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+            if instruction[5]:
+                y = scratch[row, instruction[4] : instruction[4] + out.shape[0]]
+                for j in range(out.shape[0]):
+                    out[j] = function(x[j], y[j])
+            else:
+                same = scratch[row, instruction[4]]
+                for j in range(out.shape[0]):
+                    out[j] = function(x[j], same)
+
+    return carry_out
 
 
-@faithful
-def combine_one(kind, out, x, y):
-    """Functions of numbers and one number."""
-    if kind == ADD:
-        for j in range(out.shape[0]):
-            out[j] = x[j] + y
-    elif kind == SUBTRACT:
-        for j in range(out.shape[0]):
-            out[j] = x[j] - y
-    elif kind == MULTIPLY:
-        for j in range(out.shape[0]):
-            out[j] = x[j] * y
-    elif kind == DIVIDE:
-        for j in range(out.shape[0]):
-            out[j] = x[j] / y
-    else:
-        for j in range(out.shape[0]):
-            out[j] = compare(kind, x[j], y)
+@_of_two
+@faithful_inlined
+def add(x, y):
+    """``x + y``."""
+    return x + y
 
 
-@faithful
-def compare(kind, x, y):
-    """The rarer functions of two numbers."""
-    if kind == LESS:
-        return ONE if x < y else ZERO
-    if kind == EQUAL:
-        return ONE if x == y else ZERO
-    if kind == LARGER:
-        return y if x < y else x
+@_of_two
+@faithful_inlined
+def subtract(x, y):
+    """``x - y``."""
+    return x - y
+
+
+@_of_two
+@faithful_inlined
+def multiply(x, y):
+    """``x y``."""
+    return x * y
+
+
+@_of_two
+@faithful_inlined
+def divide(x, y):
+    """``x / y``."""
+    return x / y
+
+
+@_of_two
+@faithful_inlined
+def less(x, y):
+    """Whether ``x < y``: 1 or 0."""
+    return ONE if x < y else ZERO
+
+
+@_of_two
+@faithful_inlined
+def equal(x, y):
+    """Whether ``x == y``: 1 or 0."""
+    return ONE if x == y else ZERO
+
+
+@_of_two
+@faithful_inlined
+def larger(x, y):
+    """The larger one."""
+    return y if x < y else x
+
+
+@_of_two
+@faithful_inlined
+def smaller(x, y):
+    """The smaller one."""
     return y if x > y else x
+
+
+@faithful
+def combine(instruction, scratch, rows):
+    """Functions of two numbers, of which comparisons give 1 or 0, and a choice."""
+    kind = instruction[0]
+    if kind == ADD:
+        add(instruction, scratch, rows)
+    elif kind == SUBTRACT:
+        subtract(instruction, scratch, rows)
+    elif kind == MULTIPLY:
+        multiply(instruction, scratch, rows)
+    elif kind == DIVIDE:
+        divide(instruction, scratch, rows)
+    elif kind == LESS:
+        less(instruction, scratch, rows)
+    elif kind == EQUAL:
+        equal(instruction, scratch, rows)
+    elif kind == LARGER:
+        larger(instruction, scratch, rows)
+    elif kind == SMALLER:
+        smaller(instruction, scratch, rows)
+    else:
+        choose(instruction, scratch, rows)
+
+
+@faithful
+def choose(instruction, scratch, rows):
+    """The second number where the first is not 0, the third elsewhere."""
+    for row in range(rows):
+        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        y = scratch[row, instruction[4] : instruction[4] + out.shape[0]]
+        other = scratch[row, instruction[6] : instruction[6] + out.shape[0]]
+        for j in range(out.shape[0]):
+            out[j] = y[j] if x[j] != ZERO else other[j]
 
 
 @faithful_sums

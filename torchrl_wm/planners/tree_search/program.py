@@ -7,6 +7,7 @@ down what they do with the columns of a row.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
 
 aten = torch.ops.aten
+_LOGGER = logging.getLogger(__name__)
+_LARGEST = 2**26  # rows times weights
 
 
 class Untranslatable(Exception):
@@ -64,6 +67,10 @@ class Program:
         )
         self.refresh()
 
+    def pays(self, rows: int) -> bool:
+        """Whether so many rows are few enough: torch's own products, and threads, are faster for many."""
+        return rows * self.network.weights.size <= _LARGEST
+
     def refresh(self) -> None:
         """Reads the parameters again: they may have been trained since."""
         if self.parameters:
@@ -84,6 +91,33 @@ class Program:
         arrays = tuple(x.numpy() for x in latents)
         instructions.run(self.network, index.numpy(), action.numpy(), arrays, place, out)
         return torch.from_numpy(out)
+
+
+def checked_program(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
+) -> Program | None:
+    """The program of a function where it has one that gives the same numbers for the same inputs.
+
+    Args:
+        function (callable): see :class:`Program`.
+        inputs (tuple of Tensor): index ``[R]``, action ``[R]``, latents and places ``[R, S]``.
+        name (str): of what is recorded, for the log.
+    """
+    index, action, *tensors = inputs
+    latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+    memory = [torch.cat([x, y]) for x, y in zip(latents, places, strict=True)]
+    try:
+        program = Program(function, inputs)
+        expected = [function(*inputs), *places]
+        found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        return program
+    except Untranslatable as error:
+        reason = str(error)
+    except AssertionError as error:
+        reason = f"its program gives other numbers: {error}"
+    _LOGGER.info("%s is traced: %s", name, reason)
+    return None
 
 
 class _Recorder(TorchDispatchMode):
@@ -287,6 +321,27 @@ def _elu(recorder: _Recorder, result, value, alpha=1.0, scale=1.0, input_scale=1
     _unary(Code.ELU)(recorder, result, value)
 
 
+def _softplus(recorder: _Recorder, result, value, beta=1.0, threshold=20.0):
+    if beta != 1.0:
+        raise Untranslatable(f"softplus with beta={beta}")
+    _unary(Code.SOFTPLUS)(recorder, result, value)
+
+
+def _lerp(recorder: _Recorder, result, start, end, weight):
+    x, y, share = map(recorder.known, (start, end, weight))
+    if len({x.width, y.width, share.width}) > 1:
+        raise Untranslatable("lerp of different widths")
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.SUBTRACT, *found, y.first, x.first, 1)
+    recorder.emit(Code.MULTIPLY, *found, found.first, share.first, 1)
+    recorder.emit(Code.ADD, *found, found.first, x.first, 1)
+
+
+def _clone(recorder: _Recorder, result, value, **options):
+    x = recorder.known(value)
+    recorder.emit(Code.COPY, *recorder.place(result, x.width), x.first)
+
+
 def _binary(code: Code, in_place: bool = False, swapped: bool = False):
     def translate(recorder: _Recorder, result, one, other, alpha=1):
         if alpha != 1:
@@ -427,6 +482,9 @@ _TRANSLATIONS: dict = {
     aten.relu.default: _unary(Code.RELU),
     aten.elu.default: _elu,
     aten.silu.default: _unary(Code.SILU),
+    aten.softplus.default: _softplus,
+    aten.clone.default: _clone,
+    aten.lerp.Tensor: _lerp,
     aten.tanh.default: _unary(Code.TANH),
     aten.tanh_.default: _unary(Code.TANH, in_place=True),
     aten.sigmoid.default: _unary(Code.SIGMOID),

@@ -1,0 +1,104 @@
+"""Plans in a model's program equal those of its own operations, and follow training."""
+
+import pickle
+
+import pytest
+import torch
+from torchrl.data import Bounded, Composite, Unbounded
+
+from torchrl_wm.planners import CEMPlanner
+from torchrl_wm.planners.simulators import ModelSimulator
+from torchrl_wm.planners.tree_search import program
+from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
+
+SPECS = Composite(observation=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
+SMALL = {"belief_size": 12, "hidden_size": 10, "units": 14}
+GAUSSIAN = {"latent": "gaussian", "state_size": 5, **SMALL}
+MODELS = {
+    "planet": lambda: make_rssm(*SPECS, style="planet", cell="reset_before", **GAUSSIAN),
+    "v1": lambda: make_rssm(*SPECS, style="v1", cell="gru", use_continuation=False, **GAUSSIAN),
+}
+OTHERS = {
+    "identity": lambda: make_identity(*SPECS, units=14),
+    "categorical": lambda: make_rssm(*SPECS, style="v3", latent="categorical", belief_size=16),
+    "ensemble": lambda: make_identity(*SPECS, units=14, members=3),
+    "muzero": lambda: make_muzero(*SPECS),
+}
+
+
+def starts(model, rows=2):
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.rand(rows, n, generator=generator) for n in model.latent_sizes.values())
+
+
+def returns(simulator, start, horizon=4, candidates=11):
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(len(start[0]), candidates, horizon, 2, generator=generator) * 2 - 1
+    with torch.no_grad():
+        return simulator.returns(start, actions, generator)
+
+
+def simulators(model, **options):
+    options = {"discount": 0.9, "terminal_value": lambda x: x.sum(-1, keepdim=True), **options}
+    return [ModelSimulator(model, trace=trace, **options) for trace in (True, False)]
+
+
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+@pytest.mark.parametrize("name", MODELS)
+def test_returns_are_those_of_the_model(name, discount):
+    model = MODELS[name]()
+    fast, plain = simulators(model, discount=discount)
+    for rows, horizon in ((2, 4), (1, 1), (5, 3)):
+        start = starts(model, rows)
+        kept = [x.clone() for x in start]
+        found, expected = (returns(x, start, horizon) for x in (fast, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(list(start), kept, rtol=0, atol=0)  # a plan changes no state
+    assert fast.steps._program is not None
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_no_program_expresses_is_planned_in_as_before(name):
+    fast, plain = simulators(OTHERS[name]())
+    start = starts(fast.model)
+    torch.testing.assert_close(returns(fast, start), returns(plain, start), rtol=1e-4, atol=1e-5)
+    assert fast.steps._program is None
+
+
+def test_training_and_moved_parameters_are_seen():
+    model = MODELS["planet"]()
+    fast, plain = simulators(model)
+    start = starts(model)
+    before = returns(fast, start)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    trained = returns(fast, start)
+    torch.testing.assert_close(trained, returns(plain, start), rtol=1e-4, atol=1e-5)
+    assert (trained - before).abs().max() > 1e-2
+    for parameter in model.parameters():
+        parameter.data = parameter.data - 0.1  # as by a device and back
+    torch.testing.assert_close(returns(fast, start), before, rtol=1e-3, atol=1e-4)
+
+
+def test_double_precision_autocast_and_many_rows_go_to_torch(monkeypatch):
+    model = MODELS["v1"]()
+    fast, _ = simulators(model)
+    actions, noise, latents = torch.rand(3, 4, 2), torch.rand(3, 4, 5), starts(model, 4)
+    assert fast.steps.program(actions, noise, latents) is not None
+    assert fast.steps.program(actions.double(), noise, latents) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast.steps.program(actions, noise, latents) is None
+    monkeypatch.setattr(program, "_LARGEST", 10)
+    assert fast.steps.program(actions, noise, latents) is None
+
+
+def test_a_planner_is_pickled_without_its_program():
+    planner = CEMPlanner(MODELS["v1"](), 3, 2, 8, 2, generator=torch.Generator().manual_seed(3))
+    td = planner.simulator.model.initial([2])
+    first = planner(td.clone())["action"]
+    planner.generator.manual_seed(3)
+    other = pickle.loads(pickle.dumps(planner))
+    assert other.simulator.steps._program is None
+    other.generator = planner.generator
+    torch.testing.assert_close(other(td.clone())["action"], first)

@@ -1,0 +1,87 @@
+"""Imagination of a small world model, one step after another, without torch between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrl_wm.planners.tree_search import instructions
+from torchrl_wm.planners.tree_search.program import Program, checked_program
+from torchrl_wm.world_models import WorldModel
+
+
+class ImaginedSteps:
+    """Latents, rewards and continuations along action sequences, as a model's program predicts them.
+
+    A :class:`~torchrl_wm.planners.tree_search.program.Program` carries out one step for a few rows before
+    the next few, which for networks of some ten units takes half the time of recorded operations. It is
+    written down at the first plan, and again where the parameters have moved (to another device and
+    back). Models that no program can express, and large ones, have none.
+
+    Args:
+        model (WorldModel): with a reward head, and perhaps one for the continuation.
+    """
+
+    def __init__(self, model: WorldModel):
+        self.model = model
+        self._program: Program | None = None
+        self._parameters: list[Tensor] = []
+        self._places: list[int] = []
+
+    def program(
+        self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
+    ) -> Program | None:
+        """What imagines sequences ``[H, N, ...]`` from latents ``[N, size]``; ``None`` where nothing does."""
+        tensors = (actions, noise, *latents)
+        if torch.is_autocast_enabled("cpu") or any(
+            not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
+        ):
+            return None
+        if not self._places or self._places != [x.data_ptr() for x in self._parameters]:
+            self._program = self._record(actions[0], noise[0], latents)
+        if self._program is None or not self._program.pays(actions.shape[1]):
+            return None
+        self._program.refresh()
+        return self._program
+
+    def __call__(
+        self, program: Program, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Rewards ``[H, N]``, continuations ``[H, N]`` if there are any, and the last features ``[N, F]``."""
+        rows, state = actions.shape[1], [_own(x) for x in latents]
+        index, found = np.arange(rows), np.empty((len(actions), rows, program.width), np.float32)
+        arrays = tuple(x.numpy() for x in state)
+        steps = zip(_own(actions).numpy(), _own(noise).numpy(), found, strict=True)
+        for action, draw, out in steps:  # a state takes the place of the one before
+            instructions.run(program.network, index, index, (action, draw, *arrays), 0, out)
+        columns = torch.from_numpy(found).unbind(-1)
+        return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
+
+    def _record(self, action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> Program | None:
+        self._parameters = list(self.model.parameters())
+        self._places = [x.data_ptr() for x in self._parameters]
+        with torch.inference_mode(False), torch.no_grad():
+            tensors = [_own(x) for x in (action, noise, *latents)]
+            index = torch.arange(len(action))
+            inputs = (index, index, *tensors, *map(torch.clone, tensors))
+            return checked_program(self._step, inputs, type(self.model).__name__)
+
+    def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
+        """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""
+        half, model = len(tensors) // 2, self.model
+        action, noise, *latents = (x.index_select(0, index) for x in tensors[:half])
+        following = model.predict_tensors(tuple(latents), action, noise)
+        for place, value in zip(tensors[half + 2 :], following, strict=True):
+            place.copy_(value)
+        features = torch.cat(following, -1)
+        heads = [head for head in (model.reward_head, model.continuation_head) if head is not None]
+        return torch.cat([head(features).mean for head in heads], -1)
+
+    def __getstate__(self) -> dict:
+        return {"model": self.model, "_program": None, "_parameters": [], "_places": []}
+
+
+def _own(x: Tensor) -> Tensor:
+    """A contiguous copy."""
+    return x.clone(memory_format=torch.contiguous_format)
