@@ -324,47 +324,26 @@ def softplus(x):
     return (x if x > ZERO else ZERO) + TWO * z * series
 
 
-@_of_one
-@faithful_inlined
-def exponential(x):
-    """``exp(x)``."""
-    return np.exp(x)
-
-
-@_of_one
-@faithful_inlined
-def absolute(x):
-    """``|x|``."""
-    return abs(x)
-
-
-@_of_one
-@faithful_inlined
-def square_root(x):
-    """``sqrt(x)``."""
-    return np.sqrt(x)
-
-
-@_of_one
-@faithful_inlined
-def reciprocal_root(x):
-    """``1 / sqrt(x)``."""
-    return ONE / np.sqrt(x)
-
-
-@_of_one
-@faithful_inlined
-def negative(x):
-    """``-x``."""
-    return -x
-
-
-@_of_one
-@faithful_inlined
-def sign(x):
-    """-1, 0 or 1."""
-    size = ONE if x > ZERO else x
-    return -ONE if x < ZERO else size
+@faithful
+def rare(instruction, scratch, rows):
+    """Functions of one number that few networks have: one loop for all is sooner compiled."""
+    kind = instruction[0]
+    for row in range(rows):
+        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        for j in range(out.shape[0]):
+            if kind == EXP:
+                out[j] = np.exp(x[j])
+            elif kind == ABS:
+                out[j] = abs(x[j])
+            elif kind == SQRT:
+                out[j] = np.sqrt(x[j])
+            elif kind == RSQRT:
+                out[j] = ONE / np.sqrt(x[j])
+            elif kind == NEGATE:
+                out[j] = -x[j]
+            else:
+                size = ONE if x[j] > ZERO else x[j]
+                out[j] = -ONE if x[j] < ZERO else size
 
 
 @faithful
@@ -383,18 +362,8 @@ def apply(instruction, scratch, rows):
         elu(instruction, scratch, rows)
     elif kind == SOFTPLUS:
         softplus(instruction, scratch, rows)
-    elif kind == EXP:
-        exponential(instruction, scratch, rows)
-    elif kind == ABS:
-        absolute(instruction, scratch, rows)
-    elif kind == SQRT:
-        square_root(instruction, scratch, rows)
-    elif kind == RSQRT:
-        reciprocal_root(instruction, scratch, rows)
-    elif kind == NEGATE:
-        negative(instruction, scratch, rows)
     else:
-        sign(instruction, scratch, rows)
+        rare(instruction, scratch, rows)
 
 
 def _of_two(function):
@@ -444,32 +413,22 @@ def divide(x, y):
     return x / y
 
 
-@_of_two
-@faithful_inlined
-def less(x, y):
-    """Whether ``x < y``: 1 or 0."""
-    return ONE if x < y else ZERO
-
-
-@_of_two
-@faithful_inlined
-def equal(x, y):
-    """Whether ``x == y``: 1 or 0."""
-    return ONE if x == y else ZERO
-
-
-@_of_two
-@faithful_inlined
-def larger(x, y):
-    """The larger one."""
-    return y if x < y else x
-
-
-@_of_two
-@faithful_inlined
-def smaller(x, y):
-    """The smaller one."""
-    return y if x > y else x
+@faithful
+def compare(instruction, scratch, rows):
+    """The rarer functions of two numbers."""
+    kind, step = instruction[0], 1 if instruction[5] else 0
+    for row in range(rows):
+        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        for j in range(out.shape[0]):
+            y = scratch[row, instruction[4] + step * j]
+            if kind == LESS:
+                out[j] = ONE if x[j] < y else ZERO
+            elif kind == EQUAL:
+                out[j] = ONE if x[j] == y else ZERO
+            elif kind == LARGER:
+                out[j] = y if x[j] < y else x[j]
+            else:
+                out[j] = y if x[j] > y else x[j]
 
 
 @faithful
@@ -484,14 +443,8 @@ def combine(instruction, scratch, rows):
         multiply(instruction, scratch, rows)
     elif kind == DIVIDE:
         divide(instruction, scratch, rows)
-    elif kind == LESS:
-        less(instruction, scratch, rows)
-    elif kind == EQUAL:
-        equal(instruction, scratch, rows)
-    elif kind == LARGER:
-        larger(instruction, scratch, rows)
-    elif kind == SMALLER:
-        smaller(instruction, scratch, rows)
+    elif kind < WHERE:
+        compare(instruction, scratch, rows)
     else:
         choose(instruction, scratch, rows)
 
