@@ -1,7 +1,8 @@
 """One full DreamerV3 update (size1m) beside TorchRL's parts and the arithmetic floor.
 
 ``python recipes/benchmark.py dreamer_update`` measures all candidates in turns, in one run, and then what
-acting and sampling cost (``--only-updates`` leaves those out).
+acting and sampling cost (``--only-updates`` leaves those out). bfloat16 is measured where the processor
+multiplies it, and elsewhere on demand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import acting
 import replay
 import torch
 import torchrl_dreamer_v3
+from processor import multiplies_bfloat16
 from tensordict import TensorDict
 from torch.utils.flop_counter import FlopCounterMode
 from torchrl.data import Bounded, Composite, Unbounded
@@ -36,8 +38,9 @@ def main() -> None:
         PEER: torchrl_dreamer_v3.make_update(OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON),
         "float32 eager": make_update(),
         "float32 compiled": make_update(compile=True),
-        "bfloat16 compiled": make_update(compile=True, precision="bfloat16"),
     }
+    if options.bfloat16:
+        candidates["bfloat16 compiled"] = make_update(compile=True, precision="bfloat16")
     for name, update in candidates.items():
         began = time.perf_counter()
         update(), update()
@@ -59,6 +62,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9, help="updates of each candidate")
     parser.add_argument("--only-updates", action="store_true")
+    parser.add_argument(
+        "--bfloat16", action=argparse.BooleanOptionalAction, default=multiplies_bfloat16()
+    )
     return parser.parse_args()
 
 

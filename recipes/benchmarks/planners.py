@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from processor import multiplies_bfloat16
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.modules import CEMPlanner as TorchRLPlanner
@@ -73,16 +74,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--compile", action="store_true", help="compiled variants too")
     parser.add_argument(
-        "--bfloat16", action=argparse.BooleanOptionalAction, default=_multiplies_bfloat16()
+        "--bfloat16", action=argparse.BooleanOptionalAction, default=multiplies_bfloat16()
     )
     parser.add_argument("--wall", action="store_true", help="measure with the clock")
     return parser.parse_args()
-
-
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _candidates(
