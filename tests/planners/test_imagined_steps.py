@@ -6,9 +6,8 @@ import pytest
 import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
-from torchrl_wm.planners import CEMPlanner
+from torchrl_wm.planners import CEMPlanner, imagined_steps
 from torchrl_wm.planners.simulators import ModelSimulator
-from torchrl_wm.planners.tree_search import program
 from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
 
 SPECS = Composite(observation=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
@@ -89,7 +88,9 @@ def test_double_precision_autocast_and_many_rows_go_to_torch(monkeypatch):
     assert fast.steps.program(actions.double(), noise, latents) is None
     with torch.autocast("cpu", torch.bfloat16):
         assert fast.steps.program(actions, noise, latents) is None
-    monkeypatch.setattr(program, "_LARGEST", 10)
+    monkeypatch.setattr(imagined_steps, "_CACHED", 10)
+    assert fast.steps.program(actions, noise, latents) is not None
+    monkeypatch.setattr(imagined_steps, "_LARGEST", 10)
     assert fast.steps.program(actions, noise, latents) is None
 
 

@@ -20,6 +20,7 @@ from torchrl_wm.planners.tree_search import (
     Evaluator,
     Root,
     Step,
+    evaluation,
     program,
 )
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
@@ -270,7 +271,7 @@ def test_what_is_large_is_left_to_torch(monkeypatch):
     evaluator = Evaluator(model)
     trees = []
     for largest in (10, 10**9, 10):
-        monkeypatch.setattr(program, "_LARGEST", largest)
+        monkeypatch.setattr(evaluation, "_LARGEST", largest)
         trees.append(search(evaluator, model.roots(5), MuZeroRule(), num_simulations=6))
         assert (evaluator.program is None) == (largest == 10)
     for tree in trees[1:]:

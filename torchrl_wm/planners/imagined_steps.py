@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.program import Program, checked_program
+from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
 from torchrl_wm.world_models import WorldModel
+
+_CACHED = 2**14  # weights that stay near the processor from one row to the next
+_LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
 
 
 class ImaginedSteps:
@@ -26,6 +29,7 @@ class ImaginedSteps:
     def __init__(self, model: WorldModel):
         self.model = model
         self._program: Program | None = None
+        self._agrees: bool | None = None
         self._parameters: list[Tensor] = []
         self._places: list[int] = []
 
@@ -39,8 +43,12 @@ class ImaginedSteps:
         ):
             return None
         if not self._places or self._places != [x.data_ptr() for x in self._parameters]:
-            self._program = self._record(actions[0], noise[0], latents)
-        if self._program is None or not self._program.pays(actions.shape[1]):
+            self._record(actions[0], noise[0], latents)
+        if self._program is None or not _pays(self._program.network.weights.size, actions.shape[1]):
+            return None
+        if self._agrees is None:  # only now: what never pays is never compiled
+            self._agrees = self._check(actions[0], noise[0], latents)
+        if not self._agrees:
             return None
         self._program.refresh()
         return self._program
@@ -58,14 +66,18 @@ class ImaginedSteps:
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
-    def _record(self, action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> Program | None:
+    def _record(self, *tensors) -> None:
         self._parameters = list(self.model.parameters())
         self._places = [x.data_ptr() for x in self._parameters]
         with torch.inference_mode(False), torch.no_grad():
-            tensors = [_own(x) for x in (action, noise, *latents)]
-            index = torch.arange(len(action))
-            inputs = (index, index, *tensors, *map(torch.clone, tensors))
-            return checked_program(self._step, inputs, type(self.model).__name__)
+            name = type(self.model).__name__
+            self._program = recorded_program(self._step, _inputs(*tensors), name)
+        self._agrees = None
+
+    def _check(self, *tensors) -> bool:
+        with torch.inference_mode(False), torch.no_grad():
+            name = type(self.model).__name__
+            return agrees(self._program, self._step, _inputs(*tensors), name)
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""
@@ -79,7 +91,17 @@ class ImaginedSteps:
         return torch.cat([head(features).mean for head in heads], -1)
 
     def __getstate__(self) -> dict:
-        return {"model": self.model, "_program": None, "_parameters": [], "_places": []}
+        return vars(ImaginedSteps(self.model))
+
+
+def _inputs(action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a program is recorded with: rows, latents, and places for the following ones."""
+    index, tensors = torch.arange(len(action)), [_own(x) for x in (action, noise, *latents)]
+    return index, index, *tensors, *map(torch.clone, tensors)
+
+
+def _pays(weights: int, rows: int) -> bool:
+    return weights <= _CACHED or rows * weights <= _LARGEST
 
 
 def _own(x: Tensor) -> Tensor:

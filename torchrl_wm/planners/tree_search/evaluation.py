@@ -13,10 +13,11 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
-from torchrl_wm.planners.tree_search.program import Program, checked_program
+from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
 
 Latents = tuple[Tensor, ...]
 _LOGGER = logging.getLogger(__name__)
+_LARGEST = 2**26  # rows times weights: above it torch's own products, and threads, are faster
 
 
 class Root(NamedTuple):
@@ -182,7 +183,7 @@ class Evaluator(nn.Module):
         self._current = None
         if self.trace:
             program = self._recording("program", store, rows)
-            if program is not None and program.pays(rows):
+            if program is not None and rows * program.network.weights.size <= _LARGEST:
                 program.refresh()
                 self._current = program
             else:
@@ -224,12 +225,16 @@ class Evaluator(nn.Module):
                 index = torch.arange(rows, device=store.device)
                 latents = [x[:rows].clone() for x in store.buffers]
                 inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
-                if kind == "program":
-                    name = type(self.dynamics).__name__
-                    self._recorded[kind] = checked_program(self.forward, inputs, name)
-                else:
-                    self._recorded[kind] = self._trace(inputs)
+                record = self._program if kind == "program" else self._trace
+                self._recorded[kind] = record(inputs)
         return self._recorded[kind]
+
+    def _program(self, inputs: tuple[Tensor, ...]) -> Program | None:
+        name = type(self.dynamics).__name__
+        program = recorded_program(self.forward, inputs, name)
+        if program is None or not agrees(program, self.forward, inputs, name):
+            return None
+        return program
 
     def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor] | None:
         index, action, *tensors = inputs

@@ -21,7 +21,6 @@ from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
-_LARGEST = 2**26  # rows times weights
 
 
 class Untranslatable(Exception):
@@ -67,10 +66,6 @@ class Program:
         )
         self.refresh()
 
-    def pays(self, rows: int) -> bool:
-        """Whether so many rows are few enough: torch's own products, and threads, are faster for many."""
-        return rows * self.network.weights.size <= _LARGEST
-
     def refresh(self) -> None:
         """Reads the parameters again: they may have been trained since."""
         if self.parameters:
@@ -93,31 +88,32 @@ class Program:
         return torch.from_numpy(out)
 
 
-def checked_program(
+def recorded_program(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
 ) -> Program | None:
-    """The program of a function where it has one that gives the same numbers for the same inputs.
+    """The program of a function, where it has one; the log says under ``name`` why not."""
+    try:
+        return Program(function, inputs)
+    except Untranslatable as error:
+        _LOGGER.info("%s is traced: %s", name, error)
+        return None
 
-    Args:
-        function (callable): see :class:`Program`.
-        inputs (tuple of Tensor): index ``[R]``, action ``[R]``, latents and places ``[R, S]``.
-        name (str): of what is recorded, for the log.
-    """
+
+def agrees(
+    program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
+) -> bool:
+    """Whether a program gives the numbers of the function that it was recorded from, for some inputs."""
     index, action, *tensors = inputs
     latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
     memory = [torch.cat([x, y]) for x, y in zip(latents, places, strict=True)]
+    found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
+    expected = [function(*inputs), *places]
     try:
-        program = Program(function, inputs)
-        expected = [function(*inputs), *places]
-        found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-        return program
-    except Untranslatable as error:
-        reason = str(error)
     except AssertionError as error:
-        reason = f"its program gives other numbers: {error}"
-    _LOGGER.info("%s is traced: %s", name, reason)
-    return None
+        _LOGGER.info("%s is traced: its program gives other numbers: %s", name, error)
+        return False
+    return True
 
 
 class _Recorder(TorchDispatchMode):
