@@ -253,6 +253,15 @@ def test_a_wrong_program_is_not_used(caplog, monkeypatch):
     assert evaluator.program is None and "other numbers" in caplog.text
 
 
+def test_a_program_that_stores_nothing_is_not_used(monkeypatch):
+    forgetful = {torch.ops.aten.copy_.default: lambda *_: None}
+    monkeypatch.setattr(program, "_TRANSLATIONS", program._TRANSLATIONS | forgetful)
+    model = Plain()
+    evaluator = Evaluator(model)
+    search(evaluator, model.roots(3), MuZeroRule(), num_simulations=3)
+    assert evaluator.program is None
+
+
 def test_latents_in_double_precision_are_not_recorded_as_a_program():
     model = Plain().double()
     root = model.roots(3)

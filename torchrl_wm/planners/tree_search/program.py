@@ -104,10 +104,11 @@ def agrees(
 ) -> bool:
     """Whether a program gives the numbers of the function that it was recorded from, for some inputs."""
     index, action, *tensors = inputs
-    latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-    memory = [torch.cat([x, y]) for x, y in zip(latents, places, strict=True)]
+    # Fresh places: those of the recording hold the function's results, stored by the program or not.
+    latents = tensors[: len(tensors) // 2]
+    places, memory = [x.clone() for x in latents], [torch.cat([x, x]) for x in latents]
     found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
-    expected = [function(*inputs), *places]
+    expected = [function(index, action, *latents, *places), *places]
     try:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     except AssertionError as error:
