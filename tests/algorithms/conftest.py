@@ -23,8 +23,11 @@ class RecordedActor(nn.Module):
         super().__init__()
         self.actor, self.draws = actor, iter(draws)
 
-    def forward(self, features):
-        return RecordedPolicy(self.actor(features), next(self.draws))
+    def raw(self, features):
+        return self.actor.raw(features)
+
+    def output(self, raw):
+        return RecordedPolicy(self.actor.output(raw), next(self.draws))
 
 
 class RecordedImagination(nn.Module):

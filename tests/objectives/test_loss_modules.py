@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import Composite, OneHot, Unbounded
+from torchrl.data import Bounded, Composite, OneHot, Unbounded
 from torchrl.objectives import HardUpdate, SoftUpdate
 
+from torchrl_wm.algorithms import DreamerV3
 from torchrl_wm.modules.heads import TwoHotHead, actor_head
 from torchrl_wm.objectives import (
     ActorLoss,
@@ -18,6 +19,7 @@ from torchrl_wm.objectives import (
     SeparateKL,
     SlowUpdate,
     WorldModelLoss,
+    align_v3,
 )
 from torchrl_wm.world_models import make_rssm
 
@@ -192,3 +194,26 @@ def test_masked_rows_count_for_nothing(name):
         batch.set(key, batch.get(key).clone())
         batch.get(key)[~mask] = 1e3
     torch.testing.assert_close(losses(make(name)(batch)), expected)
+
+
+def test_what_imagination_has_said_already_gives_the_losses_of_a_second_pass():
+    agent = DreamerV3(Composite(observation=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,))))
+    for head in (agent.actor, agent.critic):
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    trajectory = agent.imagination(agent.world_model.initial([4]))
+    raw_value = agent.critic_loss.evaluate(trajectory)
+    value = agent.critic(trajectory["features"]).mean
+    torch.testing.assert_close(trajectory["state_value"], value, rtol=1e-4, atol=1e-4)
+    rows, _ = align_v3(trajectory)
+    again = rows.exclude("raw_policy").set("lambda_target", rows["lambda_target"].clone())
+    rows.set("raw_value", raw_value)
+    agent.actor_loss.normalizer = None  # it would move between the two calls
+    for loss, head in ((agent.actor_loss, agent.actor), (agent.critic_loss, agent.critic)):
+        name = loss.out_keys[0]
+        found, expected = (
+            torch.autograd.grad(loss(x)[name], list(head.parameters()), retain_graph=True)
+            for x in (rows, again)
+        )
+        assert any(g.any() for g in expected)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)

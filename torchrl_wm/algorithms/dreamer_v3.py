@@ -190,7 +190,7 @@ class DreamerV3(Dreamer):
         )
         self.discount = 1.0 if contdisc else discount  # of continuations that do not contain it
         self.imagination = Imagination(
-            model, self.actor, self.critic, imagination_horizon, discount=discount / self.discount
+            model, self.actor, None, imagination_horizon, discount=discount / self.discount
         )
         self.normalizer = ReturnNormalizer(rate=return_rate).to(device)
         self.actor_loss = ActorLoss(
@@ -251,7 +251,9 @@ class DreamerV3(Dreamer):
         model_losses = self.world_model_loss(sample)
         latents, records = self._starts(model_losses["latents"], sample[:, 1:])
         trajectory = self.imagination(latents)
+        raw_value = self.critic_loss.evaluate(trajectory)
         rows, _ = align_v3(trajectory, self.lambda_, self.discount)
+        rows.set(keys.RAW_VALUE, raw_value)
         self.start_mask(records, rows)
         entries = [*self.replay_critic_loss.in_keys, keys.MASK]
         replayed = records.select(*entries, strict=False)

@@ -84,12 +84,12 @@ class CategoricalLatent(nn.Module):
             samples, gradients and divergences alike. ``0`` in v2, ``0.01`` in v3
             (https://arxiv.org/abs/2301.04104). Defaults to ``0.0``.
 
-    The noise is Gumbel noise: a sample is the class of the largest sum of log-probability and noise.
-    Noise that is very large in one class forces that class.
+    The noise is what exponential numbers divide 1 by: a sample is the class whose probability times noise
+    is largest. One-hot noise forces its class.
 
     Examples:
         >>> latent = CategoricalLatent(2, 3, unimix=0.01)
-        >>> force = 1e9 * torch.tensor([[0.0, 1, 0, 0, 0, 1]])
+        >>> force = torch.tensor([[0.0, 1, 0, 0, 0, 1]])
         >>> latent.rsample(latent.statistics(torch.zeros(1, 6)), force)
         tensor([[0., 1., 0., 0., 0., 1.]])
     """
@@ -106,25 +106,25 @@ class CategoricalLatent(nn.Module):
         return (raw.float().unflatten(-1, (self.size, self.classes)),)
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
-        """Gumbel noise ``[*shape, S K]``."""
+        """Reciprocals of exponential numbers, ``[*shape, S K]``."""
         # From uniform numbers: four times as fast on a CPU as torch's exponential ones.
         uniform = torch.rand(*shape, self.noise_size, device=device, generator=generator)
-        return uniform.log_().neg_().log_().neg_()
+        return uniform.log_().neg_().reciprocal_()
+
+    def probs(self, statistics: Statistics) -> Tensor:
+        """Probabilities ``[..., S, K]`` after mixing in the uniform distribution."""
+        probs = _softmax(statistics[0])
+        return (1 - self.unimix) * probs + self.unimix / self.classes if self.unimix else probs
 
     def log_probs(self, statistics: Statistics) -> Tensor:
-        """Normalised log-probabilities ``[..., S, K]`` after mixing in the uniform distribution."""
-        (logits,) = statistics
-        if not self.unimix:
-            return F.log_softmax(logits, -1)
-        return ((1 - self.unimix) * _softmax(logits) + self.unimix / self.classes).log()
+        """Their logarithms ``[..., S, K]``."""
+        return self.probs(statistics).log() if self.unimix else F.log_softmax(statistics[0], -1)
 
     def rsample(self, statistics: Statistics, noise: Tensor) -> Tensor:
         """A flat one-hot sample ``[..., S K]`` whose gradient is that of the probabilities."""
-        log_probs = self.log_probs(statistics)
-        best = (log_probs + noise.view_as(log_probs)).argmax(-1, keepdim=True)
-        sample = (best == torch.arange(self.classes, device=best.device)).to(log_probs.dtype)
-        if torch.is_grad_enabled() and log_probs.requires_grad:
-            probs = log_probs.exp()
+        probs = self.probs(statistics)
+        sample = _one_hot_of_largest(probs.detach() * noise.view_as(probs))
+        if torch.is_grad_enabled() and probs.requires_grad:
             sample = sample + (probs - probs.detach())
         return sample.flatten(-2)
 
@@ -152,6 +152,24 @@ def _softmax(logits: Tensor) -> Tensor:
     if logits.shape[-1] < 8:
         return F.softmax(logits.mT.contiguous(), -2).mT
     return F.softmax(logits, -1)
+
+
+def _one_hot_of_largest(scores: Tensor) -> Tensor:
+    """The first class with the largest score ``[..., S, K]``, one-hot.
+
+    Few classes are compared one after another, which a CPU does for many variables at once: a third of
+    the time of ``argmax`` for 4 classes.
+    """
+    classes = scores.shape[-1]
+    if classes >= 8:
+        best = scores.argmax(-1, keepdim=True)
+        return (best == torch.arange(classes, device=best.device)).to(scores.dtype)
+    largest, *others = scores.unbind(-1)
+    best = torch.zeros_like(largest)
+    for index, score in enumerate(others, 1):
+        best = torch.where(score > largest, float(index), best)
+        largest = torch.maximum(score, largest)
+    return torch.stack([best == index for index in range(classes)], -1).to(scores.dtype)
 
 
 Latent = GaussianLatent | CategoricalLatent

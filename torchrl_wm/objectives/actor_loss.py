@@ -21,8 +21,8 @@ class ActorLoss(LossModule):
     """Raises imagined returns and the entropy of the policy.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,
-    ``lambda_target``, ``baseline`` and ``weight``. Writes ``loss_actor`` and the metrics ``entropy`` and
-    ``advantage``, scalars.
+    ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` where imagination has kept it.
+    Writes ``loss_actor`` and the metrics ``entropy`` and ``advantage``, scalars.
 
     Args:
         actor (nn.Module): features to a distribution over encoded actions.
@@ -41,6 +41,7 @@ class ActorLoss(LossModule):
         lambda_target: NestedKey = "lambda_target"
         baseline: NestedKey = "baseline"
         weight: NestedKey = "weight"
+        raw_policy: NestedKey = keys.RAW_POLICY
         mask: NestedKey = keys.MASK
 
     tensor_keys: _AcceptedKeys
@@ -76,9 +77,9 @@ class ActorLoss(LossModule):
         """
         self._terms = compile_function(self._terms, **options)
 
-    def _terms(self, features: Tensor, action: Tensor, target: Tensor, advantage: Tensor):
+    def _terms(self, features, action, target, advantage, raw) -> tuple[Tensor, Tensor]:
         """Objective and entropy of each row, ``[...]``."""
-        policy = self.actor(features)
+        policy = self.actor(features) if raw is None else self.actor.output(raw)
         return self.gradient(policy, action, target, advantage), policy.entropy()
 
     @dispatch
@@ -92,8 +93,9 @@ class ActorLoss(LossModule):
             scale = self.normalizer.scale()
             target, baseline = target / scale, baseline / scale
         advantage = target - baseline
+        raw = tensordict.get(self.tensor_keys.raw_policy, None)
         with self.actor_params.to_module(self.actor):
-            objective, entropy = self._terms(features.detach(), action, target, advantage)
+            objective, entropy = self._terms(features.detach(), action, target, advantage, raw)
         loss = -weight.squeeze(-1).detach() * (objective + self.entropy_scale * entropy)
         out = TensorDict(loss_actor=masked_mean(loss, mask))
         with torch.no_grad():

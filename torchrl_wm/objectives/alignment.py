@@ -92,5 +92,5 @@ def _weights(continuation: Tensor) -> Tensor:
 
 
 def _rows(rows: TensorDictBase, target: Tensor, baseline: Tensor, weight: Tensor) -> TensorDict:
-    kept = rows.select("features", keys.ACTION, strict=False)
+    kept = rows.select("features", keys.ACTION, keys.RAW_POLICY, strict=False)
     return kept.update({LAMBDA_TARGET: target, BASELINE: baseline, WEIGHT: weight})

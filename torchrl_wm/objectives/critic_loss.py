@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,15 @@ from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.masking import masked_mean
 
+_AT_ONCE = 5 * 2**10  # the logits of more rows fall out of a CPU's cache between two passes
+
 
 class CriticLoss(LossModule):
     """Fits the distribution of a critic to lambda returns.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,
-    ``lambda_target`` and ``weight``. Writes ``loss_critic`` and the metric ``value``, scalars.
+    ``lambda_target`` and ``weight``, and ``raw_value`` where :meth:`evaluate` has made it. Writes
+    ``loss_critic`` and the metric ``value``, scalars.
 
     Args:
         critic (nn.Module): features to a distribution over returns ``[..., 1]``.
@@ -39,6 +43,7 @@ class CriticLoss(LossModule):
         features: NestedKey = "features"
         lambda_target: NestedKey = "lambda_target"
         weight: NestedKey = "weight"
+        raw_value: NestedKey = keys.RAW_VALUE
         mask: NestedKey = keys.MASK
 
     tensor_keys: _AcceptedKeys
@@ -73,23 +78,52 @@ class CriticLoss(LossModule):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._slow_mean = compile_function(self._slow_mean, **options)
-        self._terms = compile_function(self._terms, **options)
+        names = ("_raw", "_mean_of_raw", "_mean", "_terms")
+        for name in names:
+            setattr(self, name, compile_function(getattr(self, name), **options))
 
-    def terms(self, features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``."""
+    def evaluate(self, trajectory: TensorDictBase) -> Tensor:
+        """Writes ``state_value`` ``[T, N, 1]`` into imagined states ``[T, N]``, with one pass of a Head.
+
+        For critics that the returns pass no gradient to (REINFORCE): the loss of the same states needs
+        no second pass.
+
+        Returns:
+            ``raw_value [T - 1, N, V]``, with its graph: the last layer's numbers of all but the last state.
+        """
+        features = trajectory.get(self.tensor_keys.features).detach()
+        with self.critic_params.to_module(self.critic):
+            raw = self._raw(features[:-1])
+            with torch.no_grad():
+                value = [_in_pieces(self._mean_of_raw, raw.detach()), self._mean(features[-1:])]
+        trajectory.set(keys.STATE_VALUE, torch.cat(value))
+        return raw
+
+    def terms(
+        self, features: Tensor, target: Tensor, raw: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``.
+
+        ``raw``, from :meth:`evaluate`, stands for what the critic says of the features.
+        """
         slow = None
         if self.slow_regularization:
             with torch.no_grad(), self.target_critic_params.to_module(self.critic):
-                slow = self._slow_mean(features.detach())
+                slow = _in_pieces(self._mean, features.detach())
         with self.critic_params.to_module(self.critic):
-            return self._terms(features, target.detach(), slow)
+            return self._terms(features, target.detach(), slow, raw)
 
-    def _slow_mean(self, features: Tensor) -> Tensor:
+    def _raw(self, features: Tensor) -> Tensor:
+        return self.critic.raw(features)
+
+    def _mean_of_raw(self, raw: Tensor) -> Tensor:
+        return self.critic.output(raw).mean
+
+    def _mean(self, features: Tensor) -> Tensor:
         return self.critic(features).mean
 
-    def _terms(self, features: Tensor, target: Tensor, slow: Tensor | None):
-        prediction = self.critic(features)
+    def _terms(self, features: Tensor, target: Tensor, slow: Tensor | None, raw: Tensor | None):
+        prediction = self.critic(features) if raw is None else self.critic.output(raw)
         if slow is None:
             loss = -prediction.log_prob(target)
         else:  # both targets in one call, which passes over the logits once
@@ -103,12 +137,19 @@ class CriticLoss(LossModule):
         """The loss of imagined rows ``[...]``, whose features are detached."""
         features, target, weight = (tensordict.get(key) for key in self.in_keys)
         mask = tensordict.get(self.tensor_keys.mask, None)
-        value, mean = self.terms(features.detach(), target)
+        raw = tensordict.get(self.tensor_keys.raw_value, None)
+        value, mean = self.terms(features.detach(), target, raw)
         out = TensorDict(loss_critic=masked_mean(value * weight.squeeze(-1).detach(), mask))
         with torch.no_grad():
             out.set("value", masked_mean(mean.squeeze(-1), mask))
         self._clear_weakrefs(tensordict, out)
         return out
+
+
+def _in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``function`` of rows ``[..., F]``, some at a time along the first dimension."""
+    size = max(1, _AT_ONCE // max(1, rows.shape[1:-1].numel()))
+    return torch.cat([function(piece) for piece in rows.split(size)])
 
 
 class ReplayCriticLoss(LossModule):

@@ -22,8 +22,9 @@ class Imagination(nn.Module):
 
     Args:
         world_model (WorldModel): the model; without a continuation head the discount is constant.
-        actor (nn.Module): features to a distribution over encoded actions.
-        critic (callable): features to a distribution over returns; the slow one where targets ask for it.
+        actor (Head): features to a distribution over encoded actions.
+        critic (callable, optional): features to a distribution over returns; the slow one where targets
+            ask for it. ``None`` where :meth:`CriticLoss.evaluate` says the values.
         horizon (int): number of imagined steps ``H``.
 
     Keyword Args:
@@ -38,7 +39,7 @@ class Imagination(nn.Module):
         self,
         world_model: WorldModel,
         actor: nn.Module,
-        critic: Callable[[Tensor], Distribution],
+        critic: Callable[[Tensor], Distribution] | None,
         horizon: int,
         *,
         discount: float,
@@ -66,36 +67,63 @@ class Imagination(nn.Module):
             noise (Tensor, optional): noise of the model's draws, ``[N, H, noise size]``.
 
         Returns:
-            TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded; zeros in the
-            last row), ``reward``, ``continuation`` and ``state_value``, ``[..., 1]`` each.
+            TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded) and
+            ``raw_policy``, with the actor's graph (zeros in the last row of both), and ``reward``,
+            ``continuation`` and, with a critic, ``state_value``, ``[..., 1]`` each.
         """
+        policies: list[Tensor] = []
+        act = self._acting(policies)
         with torch.set_grad_enabled(self.through_dynamics), hold_out_net(self.world_model):
             start = latents.select(*self.world_model.latent_keys).detach()
-            trajectory = self.world_model.imagine(start, self.act, self.horizon, noise=noise)
+            trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
             trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
             pieces = trajectory["features"].split(_STEPS_AT_ONCE)
             judged = zip(*map(self._judge, pieces), strict=True)
-            reward, value, continuation = map(torch.cat, judged)
+            reward, continuation, *value = map(torch.cat, judged)
         if start_continuation is not None:
             continuation = torch.cat([start_continuation.reshape(1, -1, 1), continuation[1:]])
-        trajectory.set(keys.REWARD, reward).set(keys.STATE_VALUE, value)
-        return trajectory.set(keys.CONTINUATION, continuation)
-
-    def act(self, features: Tensor) -> Tensor:
-        """An action ``[..., A]`` for features whose graph is cut, as in every Dreamer."""
-        return self.actor(features.detach()).rsample()
+        trajectory.set(keys.REWARD, reward).set(keys.CONTINUATION, continuation)
+        policies = torch.stack([*policies, torch.zeros_like(policies[0])])
+        trajectory.set(keys.RAW_POLICY, policies)
+        if value:
+            trajectory.set(keys.STATE_VALUE, value[0])
+        return trajectory
 
     def compile_steps(self, **options) -> None:
-        """Compiles what the heads say about the imagined states.
+        """Compiles the actor, and what the heads say about the imagined states.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
+        self._policy = compile_function(self._policy, **options)
         self._judge = compile_function(self._judge, **options)
 
-    def _judge(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _acting(self, policies: list[Tensor]) -> Callable[[Tensor], Tensor]:
+        """Features ``[N, F]`` to actions ``[N, A]``; what the actor said joins ``policies``.
+
+        The features' graph is cut, as in every Dreamer. The actor's is kept, so that its loss needs no
+        second pass.
+        """
+        learning = torch.is_grad_enabled()
+
+        def act(features: Tensor) -> Tensor:
+            with torch.set_grad_enabled(learning):
+                raw = self._policy(features.detach())
+            policies.append(raw)
+            return self.actor.output(raw if self.through_dynamics else raw.detach()).rsample()
+
+        return act
+
+    def _policy(self, features: Tensor) -> Tensor:
+        return self.actor.raw(features)
+
+    def _judge(self, features: Tensor) -> tuple[Tensor, ...]:
         model = self.world_model
-        reward, value = model.reward_head(features).mean, self.critic(features).mean
+        reward = model.reward_head(features).mean
         if model.continuation_head is None:
-            return reward, value, torch.full_like(reward, self.discount)
-        return reward, value, model.continuation_head(features).mean
+            continuation = torch.full_like(reward, self.discount)
+        else:
+            continuation = model.continuation_head(features).mean
+        if self.critic is None:
+            return reward, continuation
+        return reward, continuation, self.critic(features).mean

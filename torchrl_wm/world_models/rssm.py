@@ -154,16 +154,14 @@ class RSSM(WorldModel):
         weights = self.cell.weights()
         features, actions = [torch.cat(latents, -1)], []
         for draw in noise:
-            feature, action = self._imagine_step(features[-1], policy, draw, weights)
-            features.append(feature)
-            actions.append(action)
+            actions.append(policy(features[-1]))
+            features.append(self._imagine_step(features[-1], actions[-1], draw, weights))
         return features, actions
 
-    def _imagine_step(self, features, policy, noise, cell_weights) -> tuple[Tensor, Tensor]:
-        action = policy(features)
+    def _imagine_step(self, features, action, noise, cell_weights) -> Tensor:
         belief, state = features.split(list(self.latent_sizes.values()), -1)
         projected = self.cell.project_action(action)
-        return torch.cat(self._advance(belief, state, projected, noise, cell_weights), -1), action
+        return torch.cat(self._advance(belief, state, projected, noise, cell_weights), -1)
 
     def _named(self, statistics: Statistics) -> dict[str, Tensor]:
         return dict(zip(self.latent.names, statistics, strict=True))
