@@ -3,6 +3,7 @@
 import golden_weights
 import pytest
 import torch
+from golden_agents import forced
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded, Categorical
@@ -22,11 +23,6 @@ class Tokens(nn.Module):
 
     def forward(self, tensordict):
         return tensordict["tokens"]
-
-
-def forced(sample):
-    """Noise that forces a recorded one-hot sample."""
-    return sample.flatten(-2)
 
 
 def observe(model, tokens, action, is_init=None, carry=None, noise=None):
