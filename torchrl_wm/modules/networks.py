@@ -28,6 +28,22 @@ def init_trunc_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tenso
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+class PaddedLinear(nn.Linear):
+    """A linear layer that is fast for many odd outputs too, such as the 255 bins of a two-hot code.
+
+    Compiled, the product has columns of zeros up to a multiple of 16: 255 columns took a CPU twice the
+    time of 256. The parameters keep their shapes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[..., in_features]`` to ``[..., out_features]``."""
+        missing = -self.out_features % 16
+        if self.out_features < 64 or not missing or not torch.compiler.is_compiling():
+            return super().forward(x)
+        weight, bias = F.pad(self.weight, (0, 0, 0, missing)), F.pad(self.bias, (0, missing))
+        return F.linear(x, weight, bias)[..., : self.out_features]
+
+
 def dense(
     in_features: int, out_features: int, *, init: Init = "trunc_normal", scale: float = 1.0
 ) -> nn.Linear:
@@ -40,7 +56,7 @@ def dense(
             used by PlaNet and Dreamer v1 and v2). Defaults to ``"trunc_normal"``.
         scale (float, optional): factor on the initial weights. Defaults to ``1.0``.
     """
-    layer = nn.Linear(in_features, out_features)
+    layer = PaddedLinear(in_features, out_features)
     if init == "glorot":
         nn.init.xavier_uniform_(layer.weight, gain=scale)
     else:
