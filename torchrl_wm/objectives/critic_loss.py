@@ -78,8 +78,7 @@ class CriticLoss(LossModule):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        names = ("_raw", "_mean_of_raw", "_mean", "_terms")
-        for name in names:
+        for name in ("_raw", "_mean_of_raw", "_mean", "_terms"):
             setattr(self, name, compile_function(getattr(self, name), **options))
 
     def evaluate(self, trajectory: TensorDictBase) -> Tensor:
