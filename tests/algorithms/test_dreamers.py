@@ -145,6 +145,9 @@ def test_bad_options_of_one_algorithm_are_named():
     with pytest.raises(ValueError, match="at least 2 steps"):
         agent = make("v1")
         agent.update(sample(agent, steps=1))
+    with pytest.raises(ValueError, match="at least 2 steps.*got 1.*imagination_starts"):
+        agent = make("v3", imagination_starts=1)
+        agent.update(sample(agent))
 
 
 @every_dreamer

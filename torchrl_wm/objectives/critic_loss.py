@@ -200,8 +200,18 @@ class ReplayCriticLoss(LossModule):
         return [k.features, k.reward, k.is_last, k.terminated, k.bootstrap]
 
     def terms(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Weighted loss of each step ``[B, T - 1]`` before scaling, and the returns ``[B, T - 1, 1]``."""
+        """Weighted loss of each step ``[B, T - 1]`` before scaling, and the returns ``[B, T - 1, 1]``.
+
+        Raises:
+            ValueError: for sequences of a single step.
+        """
         features, reward, last, terminated, bootstrap = (tensordict.get(k) for k in self.in_keys)
+        if reward.shape[1] < 2:
+            raise ValueError(
+                "The critic's loss on replayed states needs sequences of at least 2 steps, for what a "
+                f"state led to; got {reward.shape[1]}. Raise imagination_starts (0 takes all steps) or "
+                "the slice length of the replay."
+            )
         live, trace = (~terminated).float() * self.discount, (~last).float() * self.lambda_
         mask = tensordict.get(self.tensor_keys.mask, None)
         if mask is not None:  # the last step before padding bootstraps fully, as a truncation does
