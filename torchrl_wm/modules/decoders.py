@@ -8,7 +8,6 @@ import torch
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F
 from torchrl.data import (
     Binary,
     Categorical,
@@ -17,7 +16,7 @@ from torchrl.data import (
     TensorSpec,
 )
 
-from torchrl_wm.modules.convolutions import over_channels, same_conv
+from torchrl_wm.modules.convolutions import over_channels, upsampling_conv
 from torchrl_wm.modules.distributions import ImageNormal, ImageSquaredError
 from torchrl_wm.modules.encoding import groups
 from torchrl_wm.modules.networks import (
@@ -237,7 +236,7 @@ class UpsamplingImageDecoder(ImageDecoder):
         self.from_hidden = dense(2 * units, start)
         self.norm = make_norm(norm, sizes[0])
         pairs = zip(sizes, [*sizes[1:], self.image_shape[0]], strict=True)
-        self.convs = nn.ModuleList(same_conv(i, o, kernel) for i, o in pairs)
+        self.convs = nn.ModuleList(upsampling_conv(i, o, kernel) for i, o in pairs)
         self.norms = nn.ModuleList(make_norm(norm, size) for size in sizes[1:])
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
@@ -248,9 +247,8 @@ class UpsamplingImageDecoder(ImageDecoder):
             x = x + blocks.permute(0, 2, 3, 1, 4).flatten(-2)
         x = self.activation(self.norm(x)).permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
-            x = conv(F.interpolate(x, scale_factor=2))
-            x = self.activation(over_channels(norm, x))
-        return torch.sigmoid(self.convs[-1](F.interpolate(x, scale_factor=2)).float())
+            x = self.activation(over_channels(norm, conv(x)))
+        return torch.sigmoid(self.convs[-1](x).float())
 
 
 class Decoder(nn.Module):
