@@ -19,10 +19,10 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     ONE,
     ZERO,
     compiled,
-    exp,
     faithful,
     faithful_inlined,
     faithful_sums,
+    fused_exp,
     maximum,
     minimum,
     views,
@@ -281,7 +281,7 @@ def relu(x):
 @faithful_inlined
 def tanh(x):
     """By an exponential that cannot overflow."""
-    small = exp(-TWO * abs(x))
+    small = fused_exp(-TWO * abs(x))
     size = (ONE - small) / (ONE + small)
     return -size if x < ZERO else size
 
@@ -290,7 +290,7 @@ def tanh(x):
 @faithful_inlined
 def sigmoid(x):
     """By an exponential that cannot overflow."""
-    small = exp(-abs(x))
+    small = fused_exp(-abs(x))
     return (small if x < ZERO else ONE) / (ONE + small)
 
 
@@ -298,7 +298,7 @@ def sigmoid(x):
 @faithful_inlined
 def silu(x):
     """``x sigmoid(x)``."""
-    small = exp(-abs(x))
+    small = fused_exp(-abs(x))
     return x * (small if x < ZERO else ONE) / (ONE + small)
 
 
@@ -306,7 +306,7 @@ def silu(x):
 @faithful_inlined
 def elu(x):
     """``x``, or ``exp(x) - 1`` below 0."""
-    below = exp(-abs(x)) - ONE
+    below = fused_exp(-abs(x)) - ONE
     return below if x < ZERO else x
 
 
@@ -314,7 +314,7 @@ def elu(x):
 @faithful_inlined
 def softplus(x):
     """``log(1 + exp(x))``, by an exponential that cannot overflow."""
-    small = exp(-abs(x))
+    small = fused_exp(-abs(x))
     # The logarithm of 1 + small, by the series of the inverse hyperbolic tangent of z, at most 1/3.
     z = small / (TWO + small)
     square = z * z
@@ -496,7 +496,7 @@ def softmax_into(out, x):
     for j in range(x.shape[0]):
         high = maximum(high, x[j])
     for j in range(out.shape[0]):
-        out[j] = exp(x[j] - high)
+        out[j] = fused_exp(x[j] - high)
     for j in range(out.shape[0]):
         total += np.float64(out[j])
     share = np.float32(1.0 / total)

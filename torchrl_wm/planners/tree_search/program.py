@@ -328,10 +328,10 @@ def _lerp(recorder: _Recorder, result, start, end, weight):
     x, y, share = map(recorder.known, (start, end, weight))
     if len({x.width, y.width, share.width}) > 1:
         raise Untranslatable("lerp of different widths")
-    found = recorder.place(result, x.width)
-    recorder.emit(Code.SUBTRACT, *found, y.first, x.first, 1)
-    recorder.emit(Code.MULTIPLY, *found, found.first, share.first, 1)
-    recorder.emit(Code.ADD, *found, found.first, x.first, 1)
+    difference, part = recorder.fresh(x.width), recorder.fresh(x.width)
+    recorder.emit(Code.SUBTRACT, *difference, y.first, x.first)
+    recorder.emit(Code.MULTIPLY, *part, difference.first, share.first)
+    recorder.emit(Code.ADD, *recorder.place(result, x.width), part.first, x.first)
 
 
 def _clone(recorder: _Recorder, result, value, **options):
@@ -410,11 +410,13 @@ def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilo
     x, result = recorder.known(value), results[0]
     if list(shape) != [x.width] or value.ndim != 2:
         raise Untranslatable("layer_norm over more than the last dimension")
-    found = recorder.place(result, x.width)
+    found = recorder.fresh(x.width)
     recorder.emit(Code.STANDARDISE, *found, x.first, more=recorder.number(epsilon))
     for code, value in ((Code.MULTIPLY, weight), (Code.ADD, bias)):
-        if value is not None:
-            recorder.emit(code, *found, found.first, recorder.columns(value).first)
+        if value is not None:  # to fresh columns: in place it would not use vector instructions
+            before, found = found, recorder.fresh(x.width)
+            recorder.emit(code, *found, before.first, recorder.columns(value).first)
+    recorder.alias(result, found)
 
 
 def _flip(recorder: _Recorder, result, value, dims):
