@@ -496,6 +496,7 @@ _TRANSLATIONS: dict = {
     aten.sign.default: _unary(Code.SIGN),
     aten.add.Tensor: _binary(Code.ADD),
     aten.add_.Tensor: _binary(Code.ADD, in_place=True),
+    aten.add_.Scalar: _binary(Code.ADD, in_place=True),
     aten.sub.Tensor: _binary(Code.SUBTRACT),
     aten.rsub.Scalar: _binary(Code.SUBTRACT, swapped=True),
     aten.mul.Tensor: _binary(Code.MULTIPLY),
