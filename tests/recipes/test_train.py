@@ -16,6 +16,12 @@ def _final(run_dir):
     return checkpoint.step, checkpoint.state("algorithm")
 
 
+def _carried(run_dir):
+    return read_checkpoint(latest_checkpoint(run_dir / "checkpoints")).state("experience")[
+        "carrier"
+    ]
+
+
 def test_run_resume_and_evaluate(command, tmp_path):
     output = command.tiny("run_dir=whole", "total_steps=100")
     assert "device: cpu" in output and "parameters:" in output and "run folder: whole" in output
@@ -45,6 +51,23 @@ def test_existing_folder_is_not_overwritten(command, tmp_path):
     output = command.tiny("run_dir=old", fails=True)
     assert "resume=old" in output and "run_dir=" in output
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_could_not_begin_leaves_its_name_free(command, tmp_path):
+    output = command.tiny("run_dir=new", "training.warmup_steps=1", fails=True)
+    assert "warmup_steps=1 is too short" in output and not (tmp_path / "new").exists()
+    command.tiny("run_dir=new", "total_steps=30")
+    assert (tmp_path / "new" / "checkpoints").exists()
+
+
+def test_a_resume_that_fails_deletes_nothing(command, tmp_path):
+    command.tiny("run_dir=part", "total_steps=40")
+    before = sorted((tmp_path / "part").rglob("*"))
+    for path in (tmp_path / "part" / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    command("train", "resume=part", "total_steps=50", fails=True)
+    assert set(before) <= set((tmp_path / "part").rglob("*"))
 
 
 def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
@@ -135,6 +158,43 @@ def test_resumed_dreamer_is_bitwise_equal(command, tmp_path, algorithm, env):
     assert step == 50
     assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
     assert any(not torch.equal(before[name], value) for name, value in whole.items())
+
+
+SEARCHED = {
+    # Priorities, fresh searches of old positions and the target network.
+    "muzero": [
+        *("env=cartpole", "env.num_envs=2", "algorithm.reanalyze_ratio=0.5"),
+        *("algorithm.priority_alpha=1.0", "algorithm.target_update_every=5"),
+    ],
+    "alphazero": ["env=tictactoe", "env.num_envs=2"],
+    # Screens that are carried from step to step, two of them past the resume.
+    "muzero_atari": [
+        *("algorithm.td_steps=2", "algorithm.unroll_steps=2", "world_model.channels=4"),
+        "env.max_episode_steps=200",
+    ],
+}
+SMALL_SEARCHED = [
+    *("replay.batch_size=4", "replay.capacity=400", "logger=csv", "training.every=2"),
+    *("training.warmup_steps=100", "training.progress=false", "training.evaluation_episodes=1"),
+    *("planner.num_simulations=4", "threads=1", "device=cpu"),
+]
+
+
+@pytest.mark.parametrize("algorithm", SEARCHED)
+def test_an_agent_that_searches_is_resumed_bitwise_equal(command, tmp_path, algorithm):
+    options = [f"algorithm={algorithm}", *SMALL_SEARCHED, *SEARCHED[algorithm]]
+    command("train", *options, "run_dir=whole", "total_steps=124")
+    command("train", *options, "run_dir=part", "total_steps=116")
+    (stopped, before) = _final(tmp_path / "part")
+    command("train", "resume=part", "total_steps=124")
+    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
+    assert stopped == 116 and step == 124
+    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
+    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+    # What is carried to the next step, and what the last search found.
+    whole, part = (_carried(tmp_path / name) for name in ("whole", "part"))
+    torch.testing.assert_close(part, whole, rtol=0, atol=0, equal_nan=True)
+    assert algorithm != "muzero_atari" or whole["frames"]["pixels"].any()
 
 
 SMALL_PLANNED = [

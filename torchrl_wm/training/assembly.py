@@ -59,6 +59,28 @@ def build_trainer(
         seed=config.seed,
     )
     run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
+    try:
+        trainer = _build_in(run, config, env, algorithm, evaluator, device, options)
+    except BaseException:
+        if resumed is None:  # no step was taken: the corrected command may have the name
+            run.discard()
+        raise
+    if resumed is not None:
+        trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
+        run.note_start(resumed_at=trainer.steps)
+    return trainer
+
+
+def _build_in(
+    run: RunFolder,
+    config: DictConfig,
+    env: EnvBase,
+    algorithm: nn.Module,
+    evaluator: Evaluator,
+    device: torch.device,
+    options: dict,
+) -> Trainer:
+    """The parts that write to the folder; ``options`` are those of the training that are left."""
     replay = _build_replay(config, env, algorithm, run)
     ratio = UpdateRatio(
         options.pop("updates"),
@@ -68,7 +90,7 @@ def build_trainer(
         batch_steps=replay.batch_size * replay.slice_length,
         first=options.pop("first_updates"),
     )
-    trainer = Trainer(
+    return Trainer(
         env,
         algorithm,
         replay,
@@ -81,10 +103,6 @@ def build_trainer(
         device=device,
         **options,
     )
-    if resumed is not None:
-        trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
-        run.note_start(resumed_at=trainer.steps)
-    return trainer
 
 
 def _build_replay(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -59,6 +60,10 @@ class RunFolder:
         (run.path / CONFIG).write_text(config)
         run.note_start()
         return run
+
+    def discard(self) -> None:
+        """Deletes the folder of a run that never took a step."""
+        shutil.rmtree(self.path)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
