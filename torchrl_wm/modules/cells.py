@@ -238,7 +238,7 @@ class BlockCell(nn.Module):
         """
         width = self.belief_size // self.blocks
         shared = self.hidden[:, width : width + 2 * self.hidden_size]
-        shared = shared.permute(1, 0, 2).flatten(1).t().contiguous()
+        shared = shared.permute(1, 0, 2).flatten(1)
         reset, candidate, update = self.gates.split(width, -1)
         biases = self.gates_bias.view(self.blocks, 1, 3 * width).split(width, -1)
         gates = (reset, 2 * candidate, update, biases[0], 2 * biases[1], biases[2] - 1)
@@ -259,7 +259,7 @@ class BlockCell(nn.Module):
         blocks = self._blocks(belief)
         inputs = torch.cat([self._project(0, belief), self._project(1, state)], -1)
         hidden = torch.bmm(blocks, own).transpose(0, 1).reshape(belief.shape)
-        hidden = hidden + F.linear(inputs, shared) + projected_action
+        hidden = hidden + inputs @ shared + projected_action
         hidden = self.activation(self.hidden_norm(hidden))
         for linear, norm in zip(self.extra, self.extra_norms, strict=True):
             hidden = self.activation(norm(linear(hidden)))
