@@ -60,7 +60,7 @@ class ImaginedSteps:
         rows, state = actions.shape[1], [_own(x) for x in latents]
         index, found = np.arange(rows), np.empty((len(actions), rows, program.width), np.float32)
         arrays = tuple(x.numpy() for x in state)
-        steps = zip(_own(actions).numpy(), _own(noise).numpy(), found, strict=True)
+        steps = zip(actions.contiguous().numpy(), noise.contiguous().numpy(), found, strict=True)
         for action, draw, out in steps:  # a state takes the place of the one before
             instructions.run(program.network, index, index, (action, draw, *arrays), 0, out)
         columns = torch.from_numpy(found).unbind(-1)
