@@ -22,6 +22,18 @@ def _carried(run_dir):
     ]
 
 
+def _check_resume(command, tmp_path, options, stop, total):
+    """A run that was stopped and resumed ends with the parameters of one that was not."""
+    command("train", *options, "run_dir=whole", f"total_steps={total}")
+    command("train", *options, "run_dir=part", f"total_steps={stop}")
+    (stopped, before) = _final(tmp_path / "part")
+    command("train", "resume=part", f"total_steps={total}")
+    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
+    assert stopped == stop and step == total
+    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
+    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+
+
 def test_run_resume_and_evaluate(command, tmp_path):
     output = command.tiny("run_dir=whole", "total_steps=100")
     assert "device: cpu" in output and "parameters:" in output and "run folder: whole" in output
@@ -150,14 +162,7 @@ DREAMERS = {
 )
 def test_resumed_dreamer_is_bitwise_equal(command, tmp_path, algorithm, env):
     options = [f"algorithm={algorithm}", f"env={env}", *SMALL, *DREAMERS[algorithm]]
-    command("train", *options, "run_dir=whole", "total_steps=50")
-    command("train", *options, "run_dir=part", "total_steps=31")
-    (_, before) = _final(tmp_path / "part")
-    command("train", "resume=part", "total_steps=50")
-    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
-    assert step == 50
-    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
-    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+    _check_resume(command, tmp_path, options, stop=31, total=50)
 
 
 SEARCHED = {
@@ -183,14 +188,7 @@ SMALL_SEARCHED = [
 @pytest.mark.parametrize("algorithm", SEARCHED)
 def test_an_agent_that_searches_is_resumed_bitwise_equal(command, tmp_path, algorithm):
     options = [f"algorithm={algorithm}", *SMALL_SEARCHED, *SEARCHED[algorithm]]
-    command("train", *options, "run_dir=whole", "total_steps=124")
-    command("train", *options, "run_dir=part", "total_steps=116")
-    (stopped, before) = _final(tmp_path / "part")
-    command("train", "resume=part", "total_steps=124")
-    (step, whole), (_, part) = _final(tmp_path / "whole"), _final(tmp_path / "part")
-    assert stopped == 116 and step == 124
-    assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
-    assert any(not torch.equal(before[name], value) for name, value in whole.items())
+    _check_resume(command, tmp_path, options, stop=116, total=124)
     # What is carried to the next step, and what the last search found.
     whole, part = (_carried(tmp_path / name) for name in ("whole", "part"))
     torch.testing.assert_close(part, whole, rtol=0, atol=0, equal_nan=True)

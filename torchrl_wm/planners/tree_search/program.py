@@ -172,7 +172,10 @@ class _Recorder(TorchDispatchMode):
         return self.alias(value, self.fresh(width))
 
     def fresh(self, width: int) -> Columns:
-        """New columns, from the next panel on."""
+        """New columns, from the next panel on.
+
+        What writes where it reads is not done by vector instructions: results get columns of their own.
+        """
         found = Columns(self.width, width)
         self.width += -(-width // PANEL) * PANEL
         return found
@@ -413,7 +416,7 @@ def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilo
     found = recorder.fresh(x.width)
     recorder.emit(Code.STANDARDISE, *found, x.first, more=recorder.number(epsilon))
     for code, value in ((Code.MULTIPLY, weight), (Code.ADD, bias)):
-        if value is not None:  # to fresh columns: in place it would not use vector instructions
+        if value is not None:
             before, found = found, recorder.fresh(x.width)
             recorder.emit(code, *found, before.first, recorder.columns(value).first)
     recorder.alias(result, found)
