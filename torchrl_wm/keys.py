@@ -54,8 +54,8 @@ CONTINUATION = "continuation"
 STATE_VALUE = "state_value"
 """``[..., 1]`` float: the critic's estimate of the return."""
 
-RAW_VALUE = "raw_value"
-"""``[..., V]`` float: the numbers of the critic's last layer, such as the logits of its bins."""
+VALUE_UNITS = "value_units"
+"""``[..., U]`` float: the critic's last hidden layer."""
 
 RAW_POLICY = "raw_policy"
 """``[..., P]`` float: the numbers of the actor's last layer, such as means and deviations."""

@@ -70,7 +70,7 @@ def main(updates: int = 50, batch: int = 8, steps: int = 12) -> dict[str, float]
         rows.set(("returns", "weight"), rows["weight"])
         # Without a TensorDict: one keyword for each of ``in_keys``, nested ones joined by "_".
         entries = {"_".join([k] if isinstance(k, str) else k): rows[k] for k in critic_loss.in_keys}
-        value_loss, *_ = critic_loss(**entries)
+        value_loss = critic_loss(**entries)
         total = value_loss + sum(v for k, v in losses.items() if k.startswith("loss_"))
         optimizer.zero_grad()
         total.backward()

@@ -307,10 +307,12 @@ def test_replayed_loss_counts_last_steps_or_stops_at_the_features():
 
 
 def test_two_hot_critic_is_given_logarithms_of_returns():
-    critic = Given(lambda x: TwoHot(x.expand(*x.shape[:-1], 5), symexp_bins(5, limit=2.0)))
-    loss = CriticLoss(critic)
-    _, mean = loss.terms(torch.zeros(1, 1), torch.ones(1, 1))
-    assert mean.item() == 0
+    bins, logits = symexp_bins(5, limit=2.0), torch.arange(5.0)
+    critic = Given(lambda x: TwoHot(x + logits, bins))
+    below, above = logits.log_softmax(-1)[2:4].tolist()  # of the bins 0 and 1.718
+    upper = 1.0 / bins[3].item()
+    loss = CriticLoss(critic)(rows(lambda_target=1.0))["loss_critic"]
+    assert loss.item() == pytest.approx(-(1 - upper) * below - upper * above)
 
 
 # -- Optimisers ---------------------------------------------------------------------------------

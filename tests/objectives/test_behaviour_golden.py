@@ -92,7 +92,7 @@ def check_imagined_losses(golden, call, normalizer):
     policy, fit = actors(rows)["loss_actor"], critics(critic_rows)["loss_critic"]
     expected = golden[f"out/{call}/policy"].mean()
     torch.testing.assert_close(policy.detach(), expected, rtol=1e-4, atol=1e-5)
-    terms, _ = critics.terms(critic_rows["features"], critic_rows["lambda_target"])
+    terms = critics.terms(critic_rows["features"], critic_rows["lambda_target"])
     golden.close((terms * critic_rows["weight"].squeeze(-1)).T, f"out/{call}/value")
     golden.close(policy + fit, f"out/{call}/total")
     for i, end in enumerate(("lo", "hi")):

@@ -202,12 +202,12 @@ def test_what_imagination_has_said_already_gives_the_losses_of_a_second_pass():
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
     trajectory = agent.imagination(agent.world_model.initial([4]))
-    raw_value = agent.critic_loss.evaluate(trajectory)
+    value_units = agent.critic_loss.evaluate(trajectory)
     value = agent.critic(trajectory["features"]).mean
     torch.testing.assert_close(trajectory["state_value"], value, rtol=1e-4, atol=1e-4)
     rows, _ = align_v3(trajectory)
     again = rows.exclude("raw_policy").set("lambda_target", rows["lambda_target"].clone())
-    rows.set("raw_value", raw_value)
+    rows.set("value_units", value_units)
     agent.actor_loss.normalizer = None  # it would move between the two calls
     for loss, head in ((agent.actor_loss, agent.actor), (agent.critic_loss, agent.critic)):
         name = loss.out_keys[0]

@@ -251,9 +251,9 @@ class DreamerV3(Dreamer):
         model_losses = self.world_model_loss(sample)
         latents, records = self._starts(model_losses["latents"], sample[:, 1:])
         trajectory = self.imagination(latents)
-        raw_value = self.critic_loss.evaluate(trajectory)
+        value_units = self.critic_loss.evaluate(trajectory)
         rows, _ = align_v3(trajectory, self.lambda_, self.discount)
-        rows.set(keys.RAW_VALUE, raw_value)
+        rows.set(keys.VALUE_UNITS, value_units)
         self.start_mask(records, rows)
         entries = [*self.replay_critic_loss.in_keys, keys.MASK]
         replayed = records.select(*entries, strict=False)

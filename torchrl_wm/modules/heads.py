@@ -78,9 +78,13 @@ class Head(nn.Module):
         """Features ``[..., in_features]`` to the numbers of the last layer ``[..., output.size]``."""
         return self.out(self.mlp(features))
 
+    def conclude(self, hidden: Tensor) -> Distribution:
+        """The last hidden layer ``[..., units]``, as ``mlp`` gives it, to a distribution."""
+        return self.output(self.out(hidden))
+
     def forward(self, features: Tensor) -> Distribution:
         """Features ``[..., in_features]`` to a distribution of batch shape ``[...]``."""
-        return self.output(self.raw(features))
+        return self.conclude(self.mlp(features))
 
 
 class NormalHead(Head):

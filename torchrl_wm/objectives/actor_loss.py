@@ -22,7 +22,8 @@ class ActorLoss(LossModule):
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,
     ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` where imagination has kept it.
-    Writes ``loss_actor`` and the metrics ``entropy`` and ``advantage``, scalars.
+    Writes ``loss_actor`` and the metrics ``entropy``, ``advantage`` and ``value`` (the mean baseline),
+    scalars.
 
     Args:
         actor (nn.Module): features to a distribution over encoded actions.
@@ -46,7 +47,7 @@ class ActorLoss(LossModule):
 
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
-    out_keys = ["loss_actor", "entropy", "advantage"]
+    out_keys = ["loss_actor", "entropy", "advantage", "value"]
     actor: nn.Module
     actor_params: TensorDictParams
     target_actor_params: TensorDictParams
@@ -85,13 +86,14 @@ class ActorLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """The loss of imagined rows ``[...]``."""
-        features, action, target, baseline, weight = (tensordict.get(key) for key in self.in_keys)
+        features, action, target, value, weight = (tensordict.get(key) for key in self.in_keys)
+        baseline = value
         mask = tensordict.get(self.tensor_keys.mask, None)
         if self.normalizer is not None:
             returns = target.detach()
             self.normalizer.update(returns if mask is None else returns[mask])
             scale = self.normalizer.scale()
-            target, baseline = target / scale, baseline / scale
+            target, baseline = target / scale, value / scale
         advantage = target - baseline
         raw = tensordict.get(self.tensor_keys.raw_policy, None)
         with self.actor_params.to_module(self.actor):
@@ -101,5 +103,6 @@ class ActorLoss(LossModule):
         with torch.no_grad():
             out.set("entropy", masked_mean(entropy, mask))
             out.set("advantage", masked_mean(advantage.abs().squeeze(-1), mask))
+            out.set("value", masked_mean(value.squeeze(-1), mask))
         self._clear_weakrefs(tensordict, out)
         return out

@@ -25,8 +25,8 @@ class CriticLoss(LossModule):
     """Fits the distribution of a critic to lambda returns.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,
-    ``lambda_target`` and ``weight``, and ``raw_value`` where :meth:`evaluate` has made it. Writes
-    ``loss_critic`` and the metric ``value``, scalars.
+    ``lambda_target`` and ``weight``, and ``value_units`` where :meth:`evaluate` has made them. Writes
+    ``loss_critic``, a scalar.
 
     Args:
         critic (nn.Module): features to a distribution over returns ``[..., 1]``.
@@ -43,12 +43,12 @@ class CriticLoss(LossModule):
         features: NestedKey = "features"
         lambda_target: NestedKey = "lambda_target"
         weight: NestedKey = "weight"
-        raw_value: NestedKey = keys.RAW_VALUE
+        value_units: NestedKey = keys.VALUE_UNITS
         mask: NestedKey = keys.MASK
 
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
-    out_keys = ["loss_critic", "value"]
+    out_keys = ["loss_critic"]
     critic: nn.Module
     critic_params: TensorDictParams
     target_critic_params: TensorDictParams
@@ -78,69 +78,66 @@ class CriticLoss(LossModule):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        for name in ("_raw", "_mean_of_raw", "_mean", "_terms"):
+        for name in ("_units", "_mean_of_units", "_mean", "_terms"):
             setattr(self, name, compile_function(getattr(self, name), **options))
 
     def evaluate(self, trajectory: TensorDictBase) -> Tensor:
         """Writes ``state_value`` ``[T, N, 1]`` into imagined states ``[T, N]``, with one pass of a Head.
 
         For critics that the returns pass no gradient to (REINFORCE): the loss of the same states needs
-        no second pass.
+        no second pass through the hidden layers. The last layer is applied again: its many logits and
+        their gradients cost a CPU more to carry from one compiled phase to the next than to compute.
 
         Returns:
-            ``raw_value [T - 1, N, V]``, with its graph: the last layer's numbers of all but the last state.
+            ``value_units [T - 1, N, U]``, with its graph: the last hidden layer of all but the last state.
         """
         features = trajectory.get(self.tensor_keys.features).detach()
         with self.critic_params.to_module(self.critic):
-            raw = self._raw(features[:-1])
+            units = self._units(features[:-1])
             with torch.no_grad():
-                value = [_in_pieces(self._mean_of_raw, raw.detach()), self._mean(features[-1:])]
+                value = [_in_pieces(self._mean_of_units, units.detach()), self._mean(features[-1:])]
         trajectory.set(keys.STATE_VALUE, torch.cat(value))
-        return raw
+        return units
 
-    def terms(
-        self, features: Tensor, target: Tensor, raw: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood ``[...]`` of returns ``[..., 1]``, and the mean value ``[..., 1]``.
+    def terms(self, features: Tensor, target: Tensor, units: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood ``[...]`` of returns ``[..., 1]``.
 
-        ``raw``, from :meth:`evaluate`, stands for what the critic says of the features.
+        ``units``, from :meth:`evaluate`, stand for what the critic's hidden layers make of the features.
         """
         slow = None
         if self.slow_regularization:
             with torch.no_grad(), self.target_critic_params.to_module(self.critic):
                 slow = _in_pieces(self._mean, features.detach())
         with self.critic_params.to_module(self.critic):
-            return self._terms(features, target.detach(), slow, raw)
+            return self._terms(features, target.detach(), slow, units)
 
-    def _raw(self, features: Tensor) -> Tensor:
-        return self.critic.raw(features)
+    def _units(self, features: Tensor) -> Tensor:
+        return self.critic.mlp(features)
 
-    def _mean_of_raw(self, raw: Tensor) -> Tensor:
-        return self.critic.output(raw).mean
+    def _mean_of_units(self, units: Tensor) -> Tensor:
+        return self.critic.conclude(units).mean
 
     def _mean(self, features: Tensor) -> Tensor:
         return self.critic(features).mean
 
-    def _terms(self, features: Tensor, target: Tensor, slow: Tensor | None, raw: Tensor | None):
-        prediction = self.critic(features) if raw is None else self.critic.output(raw)
+    def _terms(
+        self, features: Tensor, target: Tensor, slow: Tensor | None, units: Tensor | None
+    ) -> Tensor:
+        prediction = self.critic(features) if units is None else self.critic.conclude(units)
         if slow is None:
-            loss = -prediction.log_prob(target)
-        else:  # both targets in one call, which passes over the logits once
-            fit, regularization = prediction.log_prob(torch.stack([target, slow])).unbind()
-            loss = -fit - self.slow_regularization * regularization
-        with torch.no_grad():
-            return loss, prediction.mean
+            return -prediction.log_prob(target)
+        # Both targets in one call, which passes over the logits once.
+        fit, regularization = prediction.log_prob(torch.stack([target, slow])).unbind()
+        return -fit - self.slow_regularization * regularization
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """The loss of imagined rows ``[...]``, whose features are detached."""
         features, target, weight = (tensordict.get(key) for key in self.in_keys)
         mask = tensordict.get(self.tensor_keys.mask, None)
-        raw = tensordict.get(self.tensor_keys.raw_value, None)
-        value, mean = self.terms(features.detach(), target, raw)
-        out = TensorDict(loss_critic=masked_mean(value * weight.squeeze(-1).detach(), mask))
-        with torch.no_grad():
-            out.set("value", masked_mean(mean.squeeze(-1), mask))
+        units = tensordict.get(self.tensor_keys.value_units, None)
+        loss = self.terms(features.detach(), target, units) * weight.squeeze(-1).detach()
+        out = TensorDict(loss_critic=masked_mean(loss, mask))
         self._clear_weakrefs(tensordict, out)
         return out
 
@@ -220,7 +217,7 @@ class ReplayCriticLoss(LossModule):
             trace = trace * torch.cat([mask[:, 1:], mask[:, -1:]], 1)
         arrived = (reward[:, 1:], bootstrap[:, 1:], live[:, 1:], trace[:, 1:])
         target = lambda_return(*arrived, time_dim=1)
-        value, _ = self.critic_loss.terms(features[:, :-1], target)
+        value = self.critic_loss.terms(features[:, :-1], target)
         return value * (~last[:, :-1, 0]).float(), target
 
     @dispatch
