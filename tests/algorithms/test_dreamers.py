@@ -180,10 +180,7 @@ def test_a_discount_counts_the_same_learned_or_multiplied():
     learned, multiplied = losses
     for key in ("loss_replay_critic", "value"):
         torch.testing.assert_close(learned[key], multiplied[key])
-    for key in (
-        "loss_actor",
-        "loss_critic",
-    ):  # a start weighs its continuation, with what it contains
+    for key in ("loss_actor", "loss_critic"):  # a start weighs what its continuation contains
         torch.testing.assert_close(learned[key], 0.9 * multiplied[key], rtol=1e-5, atol=0)
     # A Bernoulli of 1/2 costs log 2 whatever its target; the other one learns 0.9 as a soft label.
     assert multiplied["loss_continuation"].item() == pytest.approx(0.6931, abs=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +16,7 @@ from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.masking import masked_mean
-
-_AT_ONCE = 5 * 2**10  # the logits of more rows fall out of a CPU's cache between two passes
+from torchrl_wm.objectives.pieces import in_pieces
 
 
 class CriticLoss(LossModule):
@@ -95,7 +93,7 @@ class CriticLoss(LossModule):
         with self.critic_params.to_module(self.critic):
             units = self._units(features[:-1])
             with torch.no_grad():
-                value = [_in_pieces(self._mean_of_units, units.detach()), self._mean(features[-1:])]
+                value = [in_pieces(self._mean_of_units, units.detach()), self._mean(features[-1:])]
         trajectory.set(keys.STATE_VALUE, torch.cat(value))
         return units
 
@@ -107,7 +105,7 @@ class CriticLoss(LossModule):
         slow = None
         if self.slow_regularization:
             with torch.no_grad(), self.target_critic_params.to_module(self.critic):
-                slow = _in_pieces(self._mean, features.detach())
+                slow = in_pieces(self._mean, features.detach())
         with self.critic_params.to_module(self.critic):
             return self._terms(features, target.detach(), slow, units)
 
@@ -140,12 +138,6 @@ class CriticLoss(LossModule):
         out = TensorDict(loss_critic=masked_mean(loss, mask))
         self._clear_weakrefs(tensordict, out)
         return out
-
-
-def _in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """``function`` of rows ``[..., F]``, some at a time along the first dimension."""
-    size = max(1, _AT_ONCE // max(1, rows.shape[1:-1].numel()))
-    return torch.cat([function(piece) for piece in rows.split(size)])
 
 
 class ReplayCriticLoss(LossModule):

@@ -12,9 +12,8 @@ from torchrl.objectives.utils import hold_out_net
 
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
+from torchrl_wm.objectives.pieces import in_pieces
 from torchrl_wm.world_models import WorldModel
-
-_STEPS_AT_ONCE = 4  # the logits of more imagined steps fall out of a CPU's cache between two passes
 
 
 class Imagination(nn.Module):
@@ -77,9 +76,8 @@ class Imagination(nn.Module):
             start = latents.select(*self.world_model.latent_keys).detach()
             trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
             trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
-            pieces = trajectory["features"].split(_STEPS_AT_ONCE)
-            judged = zip(*map(self._judge, pieces), strict=True)
-            reward, continuation, *value = map(torch.cat, judged)
+            judged = in_pieces(self._judge, trajectory["features"])
+            reward, continuation, *value = judged.split(1, -1)
         if start_continuation is not None:
             continuation = torch.cat([start_continuation.reshape(1, -1, 1), continuation[1:]])
         trajectory.set(keys.REWARD, reward).set(keys.CONTINUATION, continuation)
@@ -117,7 +115,8 @@ class Imagination(nn.Module):
     def _policy(self, features: Tensor) -> Tensor:
         return self.actor.raw(features)
 
-    def _judge(self, features: Tensor) -> tuple[Tensor, ...]:
+    def _judge(self, features: Tensor) -> Tensor:
+        """Reward, continuation and, with a critic, value of states: ``[..., 2 or 3]``."""
         model = self.world_model
         reward = model.reward_head(features).mean
         if model.continuation_head is None:
@@ -125,5 +124,5 @@ class Imagination(nn.Module):
         else:
             continuation = model.continuation_head(features).mean
         if self.critic is None:
-            return reward, continuation
-        return reward, continuation, self.critic(features).mean
+            return torch.cat([reward, continuation], -1)
+        return torch.cat([reward, continuation, self.critic(features).mean], -1)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_SHAPES = (
-    16  # a planner meets a few: its iterations, with the environments of training and evaluation
-)
+# A planner meets a few shapes: its iterations, with the environments of training and of evaluation.
+_SHAPES = 16
 
 
 class Recording:
@@ -53,9 +52,7 @@ class Recording:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> Callable:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # tracing warns of shapes turned into numbers: they are fixed
+            warnings.simplefilter("ignore")  # of shapes turned into numbers: they are fixed
             inputs = tuple(value.clone() for value in inputs)
             try:
                 recorded = torch.jit.trace(_Module(self.function), inputs, check_trace=False)
