@@ -126,7 +126,7 @@ def test_pretraining_trains_the_world_model_alone(name):
     ("option", "message"),
     [
         ({"kl": {"strategy": "average"}}, "balanced.*clipped.*excess.*separate"),
-        ({"imagination_horizon": 0}, "imagination_horizon=0 must be at least 1"),
+        ({"imagination_horizon": 0}, "imagination_horizon=0 must be a whole number of at least 1"),
         ({"critic_ema_decay": 1.0, "use_ema_critic": True}, "tau=0.* must be above 0"),
     ],
 )

@@ -162,7 +162,7 @@ def test_boards_and_vectors_are_not_stacked():
     assert make().frames is None
     with pytest.raises(ValueError, match="frame_stack=4.*no screens.*board, speed"):
         make(frame_stack=4)
-    with pytest.raises(ValueError, match="frame_stack=0 must be at least 1"):
+    with pytest.raises(ValueError, match="frame_stack=0 must be a whole number of at least 1"):
         make(frame_stack=0)
 
 

@@ -21,6 +21,7 @@ from torchrl_wm.algorithms.dreamer import (
     results,
     total,
 )
+from torchrl_wm.algorithms.options import checks_options
 from torchrl_wm.modules.heads import NormalHead, actor_head
 from torchrl_wm.objectives import (
     ActorLoss,
@@ -93,6 +94,7 @@ class DreamerV1(Dreamer):
         device (torch.device, optional): where the parameters live.
     """
 
+    @checks_options
     def __init__(
         self,
         observation_spec: Composite,

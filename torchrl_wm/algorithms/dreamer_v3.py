@@ -21,6 +21,7 @@ from torchrl_wm.algorithms.dreamer import (
     total,
 )
 from torchrl_wm.algorithms.optimizers import DecayingDreamerV3Optimizer
+from torchrl_wm.algorithms.options import checks_options
 from torchrl_wm.modules.heads import TwoHotHead, actor_head
 from torchrl_wm.modules.normalizers import ReturnNormalizer
 from torchrl_wm.objectives import (
@@ -135,6 +136,7 @@ class DreamerV3(Dreamer):
         torch.Size([2, 8, 512])
     """
 
+    @checks_options
     def __init__(
         self,
         observation_spec: Composite,

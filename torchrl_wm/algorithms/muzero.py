@@ -19,6 +19,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, total
+from torchrl_wm.algorithms.options import checks_options
 from torchrl_wm.data import (
     BootstrapValues,
     PrioritizedSequenceSampler,
@@ -99,6 +100,7 @@ class MuZero(nn.Module):
         (torch.Size([3, 2]), torch.Size([3, 1]))
     """
 
+    @checks_options
     def __init__(
         self,
         observation_spec: Composite,

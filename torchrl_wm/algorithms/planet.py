@@ -26,6 +26,7 @@ from torchrl_wm.algorithms.dreamer import (
     total,
 )
 from torchrl_wm.algorithms.optimizers import TensorFlowAdam
+from torchrl_wm.algorithms.options import checks_options
 from torchrl_wm.modules.quantization import QuantizeImages
 from torchrl_wm.objectives import LatentOvershooting, WorldModelLoss, make_divergence
 from torchrl_wm.planners import CEMPlanner, Planner
@@ -115,6 +116,7 @@ class PlaNet(nn.Module):
         torch.Size([1, 2])
     """
 
+    @checks_options
     def __init__(
         self,
         observation_spec: Composite,

@@ -1,0 +1,56 @@
+"""Numbers that no algorithm can work with are refused by name."""
+
+import inspect
+import math
+
+import pytest
+from torchrl.data import Bounded, Composite, OneHot, Unbounded
+
+from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet
+from torchrl_wm.algorithms.options import RANGES
+
+ALGORITHMS = (DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet)
+CHECKED_BY_THEIR_PARTS = {"bins", "image_bits"}
+
+
+def numbers(algorithm):
+    options = inspect.signature(algorithm).parameters.values()
+    return [
+        option.name
+        for option in options
+        if isinstance(option.default, int | float) and not isinstance(option.default, bool)
+    ]
+
+
+def make(algorithm, **options):
+    action = OneHot(2) if algorithm is MuZero else Bounded(-1, 1, (2,))
+    return algorithm(Composite(observation=Unbounded(3)), Composite(action=action), **options)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_number_has_a_range_that_holds_its_default(algorithm):
+    defaults = inspect.signature(algorithm).parameters
+    for name in set(numbers(algorithm)) - CHECKED_BY_THEIR_PARTS:
+        assert defaults[name].default in RANGES[name], name
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, "fast"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_numbers_out_of_range_are_named(algorithm, value):
+    for name in set(numbers(algorithm)) - CHECKED_BY_THEIR_PARTS:
+        with pytest.raises(ValueError, match=f"{name}={value!r} must be a "):
+            make(algorithm, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"discount": 99}, "discount=99 must be a number from 0 to 1"),
+        ({"lr": 0}, "lr=0 must be a number above 0"),
+        ({"imagination_horizon": 1.5}, "must be a whole number of at least 1"),
+        ({"bins": 1}, "bins=1"),
+    ],
+)
+def test_the_message_says_what_is_allowed(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(DreamerV3, **options)

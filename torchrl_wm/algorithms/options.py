@@ -1,0 +1,80 @@
+"""Which numbers the options of an algorithm may have."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``; without ``low`` itself where that is ``excluded``."""
+
+    low: float
+    high: float = math.inf
+    whole: bool = False
+    excluded: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if not isinstance(value, Integral if self.whole else Real):
+            return False
+        return self.low <= value <= self.high and not (self.excluded and value == self.low)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            return f"{kind} from {self.low} to {self.high}"
+        return f"{kind} {'above' if self.excluded else 'of at least'} {self.low}"
+
+
+SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=True)
+NUMBER, COUNT = Range(0, whole=True), Range(1, whole=True)
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(["discount", "lambda_", "critic_ema_decay", "mix", "return_rate"], SHARE),
+    **dict.fromkeys(["reanalyze_ratio"], SHARE),
+    **dict.fromkeys(["entropy", "free_bits", "weight_decay", "exploration_noise"], WEIGHT),
+    **dict.fromkeys(["reconstruction_scale", "reward_scale", "continuation_scale"], WEIGHT),
+    **dict.fromkeys(["policy_scale", "value_scale", "consistency_scale"], WEIGHT),
+    **dict.fromkeys(["overshooting_scale", "replay_critic_scale"], WEIGHT),
+    **dict.fromkeys(["priority_alpha", "priority_beta"], WEIGHT),
+    **dict.fromkeys(["lr", "world_model_lr", "actor_lr", "critic_lr"], RATE),
+    **dict.fromkeys(["agc", "grad_clip"], RATE),
+    **dict.fromkeys(["imagination_starts", "actor_layers", "critic_layers"], NUMBER),
+    **dict.fromkeys(["lr_warmup", "overshooting_distance", "temperature_decay"], NUMBER),
+    **dict.fromkeys(["unroll_steps"], NUMBER),
+    **dict.fromkeys(["imagination_horizon", "critic_update_every", "units"], COUNT),
+    **dict.fromkeys(["td_steps", "target_update_every", "value_prefix_horizon"], COUNT),
+    **dict.fromkeys(["support", "frame_stack"], COUNT),
+}
+
+
+def checks_options(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor of an algorithm, which refuses numbers out of their range before anything is built.
+
+    ``None`` is left to the constructor.
+
+    Raises:
+        ValueError: names the option, what it is, and what it may be.
+
+    Examples:
+        >>> class Algorithm:
+        ...     @checks_options
+        ...     def __init__(self, *, discount=0.99):
+        ...         self.discount = discount
+        >>> Algorithm(discount=99)
+        Traceback (most recent call last):
+        ValueError: discount=99 must be a number from 0 to 1.
+    """
+
+    @functools.wraps(init)
+    def checked(self, *args, **options) -> None:
+        for name in RANGES.keys() & options.keys():
+            value = options[name]
+            if value is not None and value not in RANGES[name]:
+                raise ValueError(f"{name}={value!r} must be {RANGES[name]}.")
+        init(self, *args, **options)
+
+    return checked
