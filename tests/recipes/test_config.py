@@ -1,4 +1,6 @@
 import inspect
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,30 @@ def test_options_are_checked_below_groups():
         OptionError, match="'actor_lr'.*option of 'algorithm'|option of 'algorithm'"
     ):
         check_overrides(CONFIG, "train", ["algorithm=dreamer_v3", "algorithm.actor_lr=1"])
+
+
+_README = (CONFIG.parents[1] / "README.md").read_text().replace("\\\n", " ")
+_COMMANDS = re.findall(r"recipes/train\.py ((?:-m )?\w+=[^#`\n]*)", _README)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *_COMMANDS,
+        "env=dm_control env.domain=cartpole env.task=balance",
+        "env=atari env.game=ms_pacman",
+        "env=factory env.factory=package.module:function",
+        "++world_model.belief_size=320",
+        "+world_model.belief_size=320",
+    ],
+)
+def test_commands_of_the_documentation_pass_the_check(command):
+    check_overrides(CONFIG, "train", shlex.split(command.removeprefix("-m ")))
+
+
+def test_options_without_a_default_are_named_beside_the_wrong_one():
+    with pytest.raises(OptionError, match="'ids'.*did you mean 'id'"):
+        check_overrides(CONFIG, "train", ["env=gymnasium", "env.ids=CartPole-v1"])
 
 
 def test_saved_config_takes_only_what_may_change():

@@ -52,10 +52,10 @@ def test_state_continues_in_the_middle():
 @pytest.mark.parametrize(
     "options",
     [{}, {"every": 5, "train_ratio": 2.0, "batch_steps": 4}, {"train_ratio": 1.0}, {"every": 0}]
-    + [{"every": 5, "updates": -1}, {"every": 5, "first": -1}],
+    + [{"every": 5, "updates": -1}, {"every": 5, "updates": 2.5}, {"every": 5, "first": -1}],
 )
 def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match="train_ratio|every|batch_steps|updates"):
+    with pytest.raises(ValueError, match="train_ratio|every|batch_steps|updates|first"):
         UpdateRatio(**options)
 
 

@@ -107,7 +107,7 @@ def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
     """Checks the options on a command line before Hydra does, for the sake of the message.
 
-    Sweeps and added options (``+name=``) are left to Hydra.
+    Sweeps and added options (``+name=``, ``++name=``) are left to Hydra.
 
     Raises:
         OptionError: for an option or a member of a group that does not exist.
@@ -118,7 +118,8 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
 
     groups, values = [], []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.is_sweep_override() or override.is_add() or override.is_delete():
+        added = override.is_add() or override.is_force_add()
+        if added or override.is_sweep_override() or override.is_delete():
             return
         is_group = (Path(config_dir) / override.key_or_group.replace(".", "/")).is_dir()
         (groups if is_group or "@" in override.input_line else values).append(override)
@@ -138,8 +139,9 @@ def _check_path(config: DictConfig, path: str) -> None:
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         kind = f"option of {where!r}" if where else "option"
-        if not isinstance(node, DictConfig) or part not in node:
-            valid = node if isinstance(node, DictConfig) else ()
+        # Its keys, for "in" says of an option without a default that it is not there.
+        valid = list(node) if isinstance(node, DictConfig) else []
+        if part not in valid:
             names = [name for name in valid if not str(name).startswith("_") and name != "hydra"]
             raise OptionError(unknown(part, names, kind))
         node = node._get_node(part) if depth < len(parts) - 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import floor
+from numbers import Integral
 
 
 class UpdateRatio:
@@ -29,7 +30,7 @@ class UpdateRatio:
 
     Raises:
         ValueError: if not exactly one of ``every``, ``every_episodes`` and ``train_ratio`` is given,
-            or a number is negative.
+            or a number is negative, or updates are not whole.
 
     Examples:
         >>> ratio = UpdateRatio(train_ratio=3, batch_steps=8)
@@ -64,11 +65,11 @@ class UpdateRatio:
         for name, value in (("every", every), ("every_episodes", every_episodes)):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive; got {value}.")
-        if updates < 0 or first < 0 or (train_ratio or 0) < 0:
-            raise ValueError(
-                "updates, first and train_ratio must not be negative; "
-                f"got {updates=}, {first=}, {train_ratio=}."
-            )
+        for name, value in (("updates", updates), ("first", first)):
+            if not isinstance(value, Integral) or value < 0:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 0.")
+        if train_ratio is not None and train_ratio < 0:
+            raise ValueError(f"train_ratio={train_ratio} must not be negative.")
         self.updates, self.first = updates, first
         self._gain, self._cost = (1, every) if train_ratio is None else (train_ratio, batch_steps)
         self._by_episodes = every_episodes is not None
