@@ -43,6 +43,10 @@ def main(config: DictConfig) -> float | None:
     if config.threads:  # a resumed run otherwise has the number it was started with
         torch.set_num_threads(config.threads)
     print(f"run folder: {trainer.run_dir}\n{describe_run(trainer.algorithm, device)}", flush=True)
+    if run and trainer.steps >= trainer.total_steps:
+        print(
+            f"the run is at its end, step {trainer.steps:,}: give more, total_steps=...", flush=True
+        )
     try:
         result = trainer.run()
     finally:

@@ -2,12 +2,14 @@
 
 import inspect
 import math
+from functools import partial
 
 import pytest
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
 from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet
 from torchrl_wm.algorithms.options import RANGES
+from torchrl_wm.planners import GumbelRule, SearchPolicy
 
 ALGORITHMS = (DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet)
 CHECKED_BY_THEIR_PARTS = {"bins", "image_bits"}
@@ -54,3 +56,12 @@ def test_numbers_out_of_range_are_named(algorithm, value):
 def test_the_message_says_what_is_allowed(options, message):
     with pytest.raises(ValueError, match=message):
         make(DreamerV3, **options)
+
+
+def test_a_search_that_contradicts_the_agent_is_named():
+    search = partial(SearchPolicy, num_simulations=2, discount=0.5)
+    with pytest.raises(ValueError, match="discount=0.5 contradicts.*algorithm.discount"):
+        make(MuZero, planner=search)
+    search = partial(SearchPolicy, num_simulations=2, rule=GumbelRule())
+    with pytest.raises(ValueError, match="temperature_decay=100.*GumbelRule"):
+        make(MuZero, planner=search, temperature_decay=100)

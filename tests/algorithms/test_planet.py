@@ -10,8 +10,8 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_wm.algorithms import PlaNet
-from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner
-from torchrl_wm.world_models import make_autoencoder, make_identity, make_rssm
+from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, SearchPolicy
+from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
 SIZES = {"planning_horizon": 3, "optim_steps": 2, "num_candidates": 8, "top_k": 2}
 PLANNERS = {
@@ -146,3 +146,25 @@ def test_bad_options_are_named():
         make(image_bits=9)
     with pytest.raises(ValueError, match="'mean'.*balanced.*excess"):
         make(kl={"strategy": "mean"})
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 100.0), (-2.0, 2.0)])
+def test_noise_has_the_range_of_the_action(low, high):
+    torch.manual_seed(0)
+    agent = make(actions=Composite(action=Bounded(low, high, (1,))), exploration_noise=0.5)
+    start = observed(agent, VECTOR, 200)
+    noisy = agent.policy(start.clone())["action"]
+    assert low <= noisy.min() < low + 0.2 * (high - low)
+    assert high >= noisy.max() > high - 0.2 * (high - low)
+
+
+def test_numbers_without_bounds_are_not_clipped_by_noise():
+    torch.manual_seed(0)
+    agent = make(actions=Composite(action=Unbounded(1)), exploration_noise=3.0)
+    assert agent.policy(observed(agent, VECTOR, 200))["action"].abs().max() > 3
+
+
+def test_a_search_is_no_planner():
+    choice = Composite(action=OneHot(3))
+    with pytest.raises(TypeError, match="planner=cem, icem or mppi.*SearchPolicy"):
+        PlaNet(VECTOR, choice, planner=lambda _: SearchPolicy(make_muzero(VECTOR, choice)))

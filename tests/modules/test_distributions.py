@@ -156,3 +156,11 @@ def test_joint_noise_and_samples_are_split_alike():
     sample = joint.sample((7,), noise=noise)
     assert sample.shape == (7, 5, 5)
     close(sample[..., 3:], 1 + noise[..., 3:])
+
+
+@pytest.mark.parametrize("make", [Bernoulli, OneHotCategorical])
+def test_several_samples_of_one_distribution_are_scored_at_once(make):
+    distribution = make(torch.randn(4, 3))
+    samples = distribution.sample((5,))
+    expected = torch.stack([distribution.log_prob(sample) for sample in samples])
+    torch.testing.assert_close(distribution.log_prob(samples), expected)

@@ -53,6 +53,9 @@ def test_run_resume_and_evaluate(command, tmp_path):
         assert [row["step"] for row in csv.DictReader(stream)] == ["60", "70", "100"]
     assert list((tmp_path / "part" / "tensorboard").glob("events*"))
 
+    assert OmegaConf.load(tmp_path / "part" / "config.yaml").total_steps == 100
+    output = command("train", "resume=part")
+    assert "at its end, step 100" in output and "total_steps=" in output
     output = command("evaluate", "part", "--episodes", "3", "--envs", "2")
     assert output.count("episode ") == 3 and "step 100: return" in output
 
@@ -61,7 +64,7 @@ def test_existing_folder_is_not_overwritten(command, tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "notes.txt").write_text("mine")
     output = command.tiny("run_dir=old", fails=True)
-    assert "resume=old" in output and "run_dir=" in output
+    assert "resume=" not in output and "run_dir=" in output  # nothing there can be resumed
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["notes.txt"]
 
 
@@ -70,6 +73,7 @@ def test_a_run_that_could_not_begin_leaves_its_name_free(command, tmp_path):
     assert "warmup_steps=1 is too short" in output and not (tmp_path / "new").exists()
     command.tiny("run_dir=new", "total_steps=30")
     assert (tmp_path / "new" / "checkpoints").exists()
+    assert "resume=new" in command.tiny("run_dir=new", fails=True)
 
 
 def test_a_resume_that_fails_deletes_nothing(command, tmp_path):

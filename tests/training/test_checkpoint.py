@@ -68,8 +68,10 @@ def test_truncated_missing_and_extra_files_are_refused(tmp_path):
 
 
 def test_foreign_folders_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="no manifest"):
+    with pytest.raises(CheckpointError, match="is no checkpoint.*checkpoints/step_"):
         read_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="is no checkpoint"):
+        read_checkpoint(tmp_path / "step_50")
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
         read_checkpoint(tmp_path)

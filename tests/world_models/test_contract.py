@@ -123,6 +123,21 @@ def test_nothing_passes_a_reset(build):
     equal(first[:, 4:], second[:, 4:], rtol=0, atol=0)
 
 
+def test_what_is_not_a_number_does_not_pass_a_reset(build):
+    model = build()
+    td, noise = records(model, VECTOR, (3, 8))
+    td["is_init"][:, 4] = True
+    with torch.no_grad():
+        clean = model.observe(td, noise=noise)[:, 4:]
+        td["observation"][:, 2] = torch.nan
+        td["previous_action"][:, 4] = torch.nan
+        equal(model.observe(td, noise=noise)[:, 4:], clean, rtol=0, atol=0)
+        row = td[:, 4].update(latents(model, [3]) * torch.nan)
+        assert all(
+            x.isfinite().all() for x in model.filter(row).select(*model.latent_keys).values()
+        )
+
+
 def test_no_gradient_passes_a_reset(build):
     model = build()
     td, noise = records(model, VECTOR, (3, 8))

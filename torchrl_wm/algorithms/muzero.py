@@ -88,6 +88,9 @@ class MuZero(nn.Module):
         grad_clip (float, optional): largest norm of the gradient. Defaults to ``10.0``.
         device (torch.device, optional): where the parameters live.
 
+    Raises:
+        ValueError: for a search with another discount, or a decay of a temperature that it has not.
+
     Examples:
         >>> from torchrl.data import OneHot, Unbounded
         >>> specs = Composite(observation=Unbounded(4)), Composite(action=OneHot(2))
@@ -173,6 +176,7 @@ class MuZero(nn.Module):
             searched = self._true_model(simulator, discount)
         make_search = partial(planner or SearchPolicy, searched, discount=signed)
         self.search = make_search()
+        self._check_search(planner, discount, temperature_decay)
         self.temperature_decay = temperature_decay
         act = partial(SearchingPolicy, self.world_model, frames=self.frames)
         self.policy = act(self.search, version=self._version)
@@ -198,6 +202,20 @@ class MuZero(nn.Module):
             self.world_model.parameters(), lr=lr, weight_decay=weight_decay
         )
         self.optimizers = {"all": optimizer}
+
+    def _check_search(self, planner: Any, discount: float, temperature_decay: int) -> None:
+        """Options of the search that have no effect, or contradict those of the agent."""
+        given = getattr(planner, "keywords", {}).get("discount", discount)
+        if given != discount:
+            raise ValueError(
+                f"The search's discount={given} contradicts the agent's discount={discount}, which sets "
+                "both: leave planner.discount out and set algorithm.discount."
+            )
+        if temperature_decay and not hasattr(self.search.rule, "temperature"):
+            raise ValueError(
+                f"temperature_decay={temperature_decay} has no effect: {type(self.search.rule).__name__} "
+                "has no temperature, as MuZeroRule has (planner=mcts). Leave it at 0."
+            )
 
     def replay_options(self) -> dict[str, Any]:
         """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``."""

@@ -100,7 +100,8 @@ class PlaNet(nn.Module):
         use_reconstruction, use_symlog (optional): see ``make_rssm``.
         image_bits (int, optional): bits of each colour that the model sees. Defaults to ``5``.
         exploration_noise (float, optional): standard deviation of the noise on continuous actions
-            while collecting, probability of a random one where they are discrete. Defaults to ``0.3``.
+            while collecting, in half ranges of bounded ones; probability of a random one where they
+            are discrete. Defaults to ``0.3``.
         world_model_lr (float, optional): learning rate. Defaults to ``1e-3``.
         grad_clip (float, optional): largest norm of the gradient. Defaults to ``1000.0``.
         device (torch.device, optional): where the parameters live.
@@ -151,9 +152,15 @@ class PlaNet(nn.Module):
         }
         model = build_world_model(world_model, observation_spec, action_spec, chosen)
         planner = (planner or partial(CEMPlanner, **PLANNER))(model)
+        if not isinstance(planner, Planner):
+            raise TypeError(
+                f"PlaNet plans with a Planner (planner=cem, icem or mppi), not with a "
+                f"{type(planner).__name__}."
+            )
         self.world_model = model
         self.quantize = QuantizeImages(observation_spec, image_bits)
-        exploration = make_exploration(action_spec, exploration_noise)
+        bounds = {"low": planner.space.low, "high": planner.space.high}
+        exploration = make_exploration(action_spec, exploration_noise, **bounds)
         policy = partial(PlanningPolicy, model, planner, preprocess=self.quantize)
         self.policy, self.evaluation_policy = policy(exploration=exploration), policy()
         self.to(device)

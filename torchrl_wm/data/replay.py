@@ -99,6 +99,9 @@ class StepReplay:
         sampler: Callable[[RingWriter, int], SequenceSampler] = SequenceSampler,
         transforms: Sequence[Transform] = (),
     ):
+        for name, value in (("batch_size", batch_size), ("slice_length", slice_length)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
         self.num_envs, self.batch_size, self.slice_length = num_envs, batch_size, slice_length
         window, spare = -(-capacity // num_envs), -(-slack // num_envs)
         if window < slice_length + 1:

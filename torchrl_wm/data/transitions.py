@@ -196,7 +196,13 @@ def gather_step_records(
     out.set(keys.IS_LAST, is_last.unsqueeze(-1))
     terminated = required(rows, ("next", keys.TERMINATED)).reshape(size, length, 1)
     out.set(keys.TERMINATED, _zero(_take(terminated, row), ~is_last))
-    reward = required(rows, ("next", "reward")).reshape(size, length, 1)
+    reward = required(rows, ("next", "reward"))
+    if reward.numel() != size * length:
+        raise ValueError(
+            f"('next', 'reward') has the shape {list(reward.shape)}: one number is needed for each of "
+            f"{size} x {length} steps. Sum several rewards, or choose one, before."
+        )
+    reward = reward.reshape(size, length, 1)
     out.set(keys.REWARD, arrived(reward.float()))
     out.set(keys.PREVIOUS_ACTION, arrived(encoding(rows)))
     for key in (*encoding.in_keys, *policy_keys):

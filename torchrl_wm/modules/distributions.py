@@ -253,8 +253,8 @@ class Bernoulli(Prediction):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the cross-entropy to ``value``, of any dtype, summed over the event."""
-        value = value.to(self.logits.dtype).expand_as(self.logits)
-        losses = F.binary_cross_entropy_with_logits(self.logits, value, reduction="none")
+        logits, value = torch.broadcast_tensors(self.logits, value.to(self.logits.dtype))
+        losses = F.binary_cross_entropy_with_logits(logits, value, reduction="none")
         return -sum_event(losses, self.event_dims)
 
     def entropy(self) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
+from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
 _CACHED = 2**14  # weights that stay near the processor from one row to the next
@@ -19,8 +20,8 @@ class ImaginedSteps:
 
     A :class:`~torchrl_wm.planners.tree_search.program.Program` carries out one step for a few rows before
     the next few, which for networks of some ten units takes half the time of recorded operations. It is
-    written down at the first plan, and again where the parameters have moved (to another device and
-    back). Models that no program can express, and large ones, have none.
+    written down at the first plan, and again where the parameters are others, or elsewhere. Models that
+    no program can express, and large ones, have none.
 
     Args:
         model (WorldModel): with a reward head, and perhaps one for the continuation.
@@ -30,8 +31,7 @@ class ImaginedSteps:
         self.model = model
         self._program: Program | None = None
         self._agrees: bool | None = None
-        self._parameters: list[Tensor] = []
-        self._places: list[int] = []
+        self._watched = Watched(model)
 
     def program(
         self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
@@ -42,7 +42,7 @@ class ImaginedSteps:
             not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
         ):
             return None
-        if not self._places or self._places != [x.data_ptr() for x in self._parameters]:
+        if self._watched.changed():
             self._record(actions[0], noise[0], latents)
         if self._program is None or not _pays(self._program.network.weights.size, actions.shape[1]):
             return None
@@ -67,8 +67,6 @@ class ImaginedSteps:
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
     def _record(self, *tensors) -> None:
-        self._parameters = list(self.model.parameters())
-        self._places = [x.data_ptr() for x in self._parameters]
         with torch.inference_mode(False), torch.no_grad():
             name = type(self.model).__name__
             self._program = recorded_program(self._step, _inputs(*tensors), name)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from torchrl_wm.planners.watched import Watched
+
 # A planner meets a few shapes: its iterations, with the environments of training and of evaluation.
 _SHAPES = 16
 
@@ -37,9 +39,12 @@ class Recording:
     def __init__(self, function: Callable[..., Tensor | tuple[Tensor, ...]]):
         self.function = function
         self._recorded: dict[tuple, Callable] = {}
+        self._watched = Watched(function.__self__)
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What the function returns; nothing is differentiated."""
+        if self._watched.changed():
+            self._recorded.clear()
         device = inputs[0].device
         key = (device, *(value.shape for value in inputs))
         if key not in self._recorded:
@@ -70,7 +75,7 @@ class Recording:
         return self.function
 
     def __getstate__(self) -> dict:
-        return {"function": self.function, "_recorded": {}}
+        return vars(Recording(self.function))
 
 
 class _Module(torch.nn.Module):

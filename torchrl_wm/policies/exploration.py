@@ -10,25 +10,28 @@ from torchrl_wm.modules.encoding import groups, sorted_leaves
 
 
 class GaussianNoise(nn.Module):
-    """Normal noise on continuous actions, clipped to [-1, 1] (PlaNet and Dreamer v1).
+    """Normal noise on continuous actions, clipped to their bounds (PlaNet and Dreamer v1).
 
     Args:
         std (float): standard deviation of the noise.
+        low, high (Tensor or float, optional): bounds ``[A]``. Default to -1 and 1.
 
     Examples:
         >>> GaussianNoise(0.0)(torch.tensor([0.5, 2.0]))
         tensor([0.5000, 1.0000])
     """
 
-    def __init__(self, std: float):
+    def __init__(self, std: float, low: Tensor | float = -1.0, high: Tensor | float = 1.0):
         super().__init__()
         if std < 0:
             raise ValueError(f"std={std} must not be negative.")
         self.std = std
+        for name, bound in (("low", low), ("high", high)):
+            self.register_buffer(name, torch.as_tensor(bound).clone(), persistent=False)
 
     def forward(self, action: Tensor) -> Tensor:
         """The noisy action, shaped as the action."""
-        return (action + self.std * torch.randn_like(action)).clamp(-1, 1)
+        return (action + self.std * torch.randn_like(action)).clamp(self.low, self.high)
 
 
 class RandomChoice(nn.Module):
@@ -61,12 +64,17 @@ class RandomChoice(nn.Module):
         return torch.where(replace, random, group)
 
 
-def make_exploration(action_spec: Composite, amount: float) -> nn.Module | None:
+def make_exploration(
+    action_spec: Composite, amount: float, **bounds: Tensor | float
+) -> nn.Module | None:
     """Noise for an action spec: normal for continuous actions, random choices for discrete ones.
 
     Args:
         action_spec (Composite): unbatched specs of the actions.
         amount (float): standard deviation, or probability of a random choice; 0 for no noise.
+
+    Keyword Args:
+        **bounds: ``low`` and ``high`` of :class:`GaussianNoise`.
 
     Raises:
         TypeError: where continuous and discrete actions are mixed, for which no noise is defined.
@@ -80,7 +88,7 @@ def make_exploration(action_spec: Composite, amount: float) -> nn.Module | None:
         return None
     counts = [groups(spec) for spec in sorted_leaves(action_spec, "action").values()]
     if all(count is None for count in counts):
-        return GaussianNoise(amount)
+        return GaussianNoise(amount, **bounds)
     if any(count is None for count in counts):
         raise TypeError(
             "exploration_noise is not defined for a mixture of continuous and discrete actions; "

@@ -20,8 +20,9 @@ class PlanningPolicy(FilteringPolicy):
         planner (Planner): plans in that world model; what it carries is carried too.
 
     Keyword Args:
-        exploration (callable, optional): changes encoded actions ``[..., A]``, unless TorchRL's
-            exploration type asks for the mode. Defaults to ``None``.
+        exploration (callable, optional): changes the planner's normalised actions ``[..., A]``, bounded
+            ones within -1 and 1, unless TorchRL's exploration type asks for the mode. Defaults to
+            ``None``.
         preprocess (callable, optional): observations in a TensorDict to those that the world model
             filters; the ones that the collector keeps stay as they are. Defaults to ``None``.
 
@@ -66,5 +67,6 @@ class PlanningPolicy(FilteringPolicy):
         tensordict = self.planner(tensordict)
         if self.exploration is None or wants_mode():
             return tensordict
-        encoding = self.world_model.action_encoding
-        return encoding.decode(self.exploration(encoding(tensordict)), tensordict)
+        encoding, space = self.world_model.action_encoding, self.planner.space
+        action = self.exploration(space.normalise(encoding(tensordict)))
+        return encoding.decode(space.actions(action), tensordict)

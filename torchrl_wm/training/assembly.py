@@ -68,7 +68,16 @@ def build_trainer(
     if resumed is not None:
         trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
         run.note_start(resumed_at=trainer.steps)
+        _keep_end(run, config.total_steps)
     return trainer
+
+
+def _keep_end(run: RunFolder, total_steps: int) -> None:
+    """Writes down where a resumed run ends now, for the next time that it is resumed."""
+    config = OmegaConf.create(run.config)
+    if config.total_steps != total_steps:
+        config.total_steps = total_steps
+        run.rewrite(OmegaConf.to_yaml(config))
 
 
 def _build_in(
@@ -118,6 +127,14 @@ def _build_replay(
         wanted = algorithm.replay_options()
     else:
         wanted = {"latents": algorithm.world_model.latent_codecs}
+    if "slice_length" in wanted and config.replay.slice_length not in (
+        None,
+        wanted["slice_length"],
+    ):
+        raise ValueError(
+            f"replay.slice_length={config.replay.slice_length} cannot be chosen: {type(algorithm).__name__} "
+            f"needs {wanted['slice_length']} by its own options. Leave it out."
+        )
     decisions = config.training.checkpoint_every // action_repeat(env)
     return instantiate(
         config.replay,

@@ -158,7 +158,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.name.startswith("step_") or not path.is_dir():
+            raise CheckpointError(
+                f"{path} is no checkpoint. Those of a run are the folders RUN_DIR/checkpoints/step_..."
+            ) from None
         raise _refusal(path, f"it has no {MANIFEST}") from None
     except (ValueError, UnicodeDecodeError):
         raise _refusal(path, f"{MANIFEST} is not valid JSON") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Trainer:
         progress (bool, optional): show a progress bar. Defaults to True.
 
     Raises:
-        ValueError: if the warm-up is too short to fill one training batch.
+        ValueError: if the warm-up is too short to fill one training batch, or a count is below 1.
 
     Examples:
         A run is ``Trainer(env, algorithm, replay, ratio, total_steps=..., run_dir=...).run()``;
@@ -96,7 +97,13 @@ class Trainer:
         device: torch.device | str = "cpu",
         progress: bool = True,
     ):
+        _check_counts(total_steps=total_steps, steps_per_batch=steps_per_batch)
         _check_warm_up(warmup_steps, replay, action_repeat(env))
+        if total_steps < warmup_steps:
+            warnings.warn(
+                f"total_steps={total_steps} ends within warmup_steps={warmup_steps}: nothing is trained.",
+                stacklevel=2,
+            )
         self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
         self.total_steps, self.run_dir = total_steps, Path(run_dir)
         self.log, self.evaluator = log, evaluator
@@ -308,6 +315,12 @@ class Trainer:
             self.evaluator.env.close()
         if self.log is not None:
             self.log.close()
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:

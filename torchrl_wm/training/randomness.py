@@ -12,7 +12,13 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the generators of torch (all devices), numpy and python."""
+    """Seeds the generators of torch (all devices), numpy and python.
+
+    Raises:
+        ValueError: for a seed that environments do not take.
+    """
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

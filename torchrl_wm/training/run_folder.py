@@ -52,14 +52,23 @@ class RunFolder:
         """
         run = cls(path)
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            go_on = (
+                f"Go on with that run: resume={run.path}; or choose" if run.is_run() else "Choose"
+            )
             raise FileExistsError(
-                f"{run.path} exists already and nothing in it is overwritten. Go on with that run: "
-                f"resume={run.path}; or choose another folder: run_dir=..."
+                f"{run.path} exists already and nothing in it is overwritten. {go_on} another folder: "
+                "run_dir=..."
             )
         run.path.mkdir(parents=True, exist_ok=True)
         (run.path / CONFIG).write_text(config)
         run.note_start()
         return run
+
+    def rewrite(self, config: str) -> None:
+        """Replaces the config, all of it or nothing."""
+        aside = self.path / f".{CONFIG}"
+        aside.write_text(config)
+        os.replace(aside, self.path / CONFIG)
 
     def discard(self) -> None:
         """Deletes the folder of a run that never took a step."""
@@ -73,12 +82,16 @@ class RunFolder:
             FileNotFoundError: if ``path`` is no run folder.
         """
         run = cls(path)
-        if not (run.path / CONFIG).is_file():
+        if not run.is_run():
             raise FileNotFoundError(
                 f"{run.path} is not a run folder (it has no {CONFIG}). Give the folder that a "
                 "training run printed when it started."
             )
         return run
+
+    def is_run(self) -> bool:
+        """Whether a training run wrote this folder."""
+        return (self.path / CONFIG).is_file()
 
     @property
     def config(self) -> str:

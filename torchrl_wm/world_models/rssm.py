@@ -72,11 +72,10 @@ class RSSM(WorldModel):
         return self
 
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
-        keep = (~is_init).to(action.dtype)
         belief, state, _ = self._observe_step(
             *carry,
-            keep,
-            self.cell.project_action(action * keep),
+            is_init,
+            self.cell.project_action(action.masked_fill(is_init, 0)),
             self.posterior.project_tokens(tokens),
             noise,
             self.cell.weights(),
@@ -85,14 +84,14 @@ class RSSM(WorldModel):
         return belief, state
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
-        keep = (~is_init).to(action.dtype)
-        actions = self.cell.project_action((action * keep).transpose(0, 1)).unbind(0)
+        actions = action.masked_fill(is_init, 0).transpose(0, 1)
+        actions = self.cell.project_action(actions).unbind(0)
         tokens = self.posterior.project_tokens(tokens.transpose(0, 1)).unbind(0)
-        keep, noise = keep.transpose(0, 1).unbind(0), noise.transpose(0, 1).unbind(0)
+        is_init, noise = is_init.transpose(0, 1).unbind(0), noise.transpose(0, 1).unbind(0)
         weights = self.cell.weights(), self.posterior.weights()
         belief, state = carry
         beliefs, states, raws = [], [], []
-        for inputs in zip(keep, actions, tokens, noise, strict=True):
+        for inputs in zip(is_init, actions, tokens, noise, strict=True):
             belief, state, raw = self._observe_step(belief, state, *inputs, *weights)
             beliefs.append(belief)
             states.append(state)
@@ -109,14 +108,16 @@ class RSSM(WorldModel):
         self,
         belief,
         state,
-        keep,
+        is_init,
         projected_action,
         projected_tokens,
         noise,
         cell_weights,
         head_weights,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        belief = self.cell(belief * keep, state * keep, projected_action, cell_weights)
+        # Not a product with 0, which would keep what is not a number.
+        belief, state = belief.masked_fill(is_init, 0), state.masked_fill(is_init, 0)
+        belief = self.cell(belief, state, projected_action, cell_weights)
         raw = self.posterior(belief, projected_tokens, head_weights)
         return belief, self.latent.rsample(self.latent.statistics(raw), noise), raw
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
+from torchrl_wm.planners.watched import Watched
 
 Latents = tuple[Tensor, ...]
 _LOGGER = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ class Evaluator(nn.Module):
         self.dynamics, self.trace = dynamics, trace and dynamics.traceable
         self._recorded: dict[str, Callable | None] = {}
         self._current: Callable[..., Tensor] | None = None
+        self._watched = Watched(dynamics)
         self._num_actions, self._discount = dynamics.num_actions, dynamics.discount
 
     @property
@@ -181,6 +183,8 @@ class Evaluator(nn.Module):
         """The memory of a search from roots with latents ``[B, ...]``; reads the parameters."""
         store, rows = LatentStore(first, capacity), len(first[0])
         self._current = None
+        if self._watched.changed():
+            self._recorded.clear()
         if self.trace:
             program = self._recording("program", store, rows)
             if program is not None and rows * program.network.weights.size <= _LARGEST:
@@ -258,11 +262,6 @@ class Evaluator(nn.Module):
             reason,
         )
         return None
-
-    def _apply(self, fn, recurse: bool = True):
-        self._recorded.clear()
-        self._current = None
-        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_recorded": {}, "_current": None}

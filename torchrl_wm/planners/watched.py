@@ -1,0 +1,57 @@
+"""Whether a module's tensors are still those that something was recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+class Watched:
+    """Notices that a module has other tensors than before.
+
+    A recording keeps the parameters that it has seen, so training, which overwrites them, shows. Other
+    parameters in their place (``load_state_dict(assign=True)``, ``TensorDict.to_module``, a new head),
+    or the same ones in another memory, do not.
+
+    Args:
+        module (nn.Module): what is watched.
+
+    Examples:
+        >>> layer = nn.Linear(1, 1)
+        >>> watched = Watched(layer)
+        >>> watched.changed(), watched.changed()
+        (True, False)
+        >>> layer.bias = nn.Parameter(layer.bias + 1)
+        >>> watched.changed()
+        True
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self._tensors: list[Tensor] = []  # kept, so that no other gets the identity of one
+        self._places: list[int] | None = None
+
+    def changed(self) -> bool:
+        """Whether the tensors are others than at the last call; True the first time."""
+        tensors = list(_tensors(self.module))
+        places = [x.data_ptr() for x in tensors]
+        same = places == self._places
+        same = same and all(a is b for a, b in zip(tensors, self._tensors, strict=True))
+        self._tensors, self._places = tensors, places
+        return not same
+
+    def __getstate__(self) -> dict:
+        return vars(Watched(self.module))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, found in a tenth of the time that ``module.parameters()`` takes."""
+    modules = [module]
+    while modules:
+        module = modules.pop()
+        for found in (module._parameters, module._buffers):
+            for value in found.values():
+                if value is not None:
+                    yield value
+        modules += [child for child in module._modules.values() if child is not None]
