@@ -9,7 +9,8 @@ from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
 from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet
 from torchrl_wm.algorithms.options import RANGES
-from torchrl_wm.planners import GumbelRule, SearchPolicy
+from torchrl_wm.planners import CEMPlanner, GumbelRule, SearchPolicy
+from torchrl_wm.world_models import make_rssm
 
 ALGORITHMS = (DreamerV1, DreamerV2, DreamerV3, MuZero, PlaNet)
 CHECKED_BY_THEIR_PARTS = {"bins", "image_bits"}
@@ -65,3 +66,12 @@ def test_a_search_that_contradicts_the_agent_is_named():
     search = partial(SearchPolicy, num_simulations=2, rule=GumbelRule())
     with pytest.raises(ValueError, match="temperature_decay=100.*GumbelRule"):
         make(MuZero, planner=search, temperature_decay=100)
+
+
+def test_parts_of_other_algorithms_are_named():
+    with pytest.raises(TypeError, match="SearchPolicy.*not a CEMPlanner"):
+        make(MuZero, planner=partial(CEMPlanner, planning_horizon=2))
+    with pytest.raises(TypeError, match="make_muzero.*RSSM"):
+        make(MuZero, world_model=make_rssm)
+    with pytest.raises(ValueError, match="balance=2"):
+        make(DreamerV2, kl={"strategy": "balanced", "balance": 2})

@@ -90,6 +90,7 @@ class MuZero(nn.Module):
 
     Raises:
         ValueError: for a search with another discount, or a decay of a temperature that it has not.
+        TypeError: for a world model that predicts no values, or a planner that is no search.
 
     Examples:
         >>> from torchrl.data import OneHot, Unbounded
@@ -156,6 +157,11 @@ class MuZero(nn.Module):
             "use_reconstruction": use_reconstruction,
         }
         self.world_model = build_world_model(factory, observation_spec, action_spec, chosen)
+        if not hasattr(self.world_model, "search_tensors"):
+            raise TypeError(
+                f"MuZero needs a world model that predicts values and policies, as make_muzero makes; a "
+                f"{type(self.world_model).__name__} does not. Leave world_model out."
+            )
         self.to(device)
         self.loss = MuZeroLoss(
             self.world_model,
@@ -174,6 +180,11 @@ class MuZero(nn.Module):
         searched, signed = self.world_model, -discount if two_players else discount
         if simulator is not None:
             searched = self._true_model(simulator, discount)
+        made = getattr(planner, "func", planner)
+        if isinstance(made, type) and not issubclass(made, SearchPolicy):
+            raise TypeError(
+                f"MuZero acts by a SearchPolicy (planner=mcts or gumbel_mcts), not a {made.__name__}."
+            )
         make_search = partial(planner or SearchPolicy, searched, discount=signed)
         self.search = make_search()
         self._check_search(planner, discount, temperature_decay)

@@ -94,6 +94,8 @@ class BalancedKL(nn.Module):
         scale: float = 1.0,
     ):
         super().__init__()
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance={balance} must lie between 0 and 1.")
         self.balance, self.free_nats, self.scale = balance, free_nats, scale
         self.free_average, self.forward_kl = free_average, forward_kl
 

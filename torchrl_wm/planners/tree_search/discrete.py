@@ -46,6 +46,11 @@ class DiscreteDynamics(Dynamics):
         root = self.model.root(tensordict)
         self._check(root.logits)
         if allowed is not None:
+            if allowed.shape != root.logits.shape:
+                raise ValueError(
+                    f"The action mask is {list(allowed.shape)}; it must say for each row and each of the "
+                    f"{self.num_actions} actions whether it is allowed, {list(root.logits.shape)}."
+                )
             root = root._replace(logits=root.logits.masked_fill(~allowed, -torch.inf))
         return root
 

@@ -61,7 +61,8 @@ class SearchPolicy(TensorDictModuleBase):
 
     Raises:
         ValueError: for an option out of range; at a search, for a row without an allowed action.
-        TypeError: for an action spec that cannot be enumerated, without ``num_sampled_actions``.
+        TypeError: for a rule that is none, or an action spec that cannot be enumerated, without
+            ``num_sampled_actions``.
         KeyError: at a search, for an entry that the model or the root lacks.
         FloatingPointError: at a search, where the model returns NaN or infinity.
 
@@ -98,6 +99,12 @@ class SearchPolicy(TensorDictModuleBase):
         super().__init__()
         if num_simulations < 1:
             raise ValueError(f"num_simulations={num_simulations} must be at least 1.")
+        if max_depth is not None and max_depth < 1:
+            raise ValueError(f"max_depth={max_depth} must be at least 1; None sets no limit.")
+        if not -1 <= discount <= 1:
+            raise ValueError(f"discount={discount} must lie between -1 and 1.")
+        if not isinstance(rule, Rule | None):
+            raise TypeError(f"rule={rule!r} must be a MuZeroRule() or a GumbelRule().")
         if executor not in EXECUTORS:
             raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
         self.dynamics = make_dynamics(model, discount, num_sampled_actions)
