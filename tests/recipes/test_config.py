@@ -39,7 +39,7 @@ def test_every_combination_composes_and_the_command_line_wins(algorithm, world_m
 
 
 # These differ from the constructors, whose defaults are those of the papers, or of MuZero itself.
-_SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3", "pets", "planet_small")
+_SMALL = ("dreamer_v1", "dreamer_v2", "dreamer_v3", "muzero", "pets", "planet_small")
 _RELATIVES = ("alphazero", "efficientzero", "gumbel_muzero", "muzero_atari", "sampled_muzero")
 
 
@@ -143,6 +143,18 @@ def test_commands_of_the_documentation_pass_the_check(command):
 def test_options_without_a_default_are_named_beside_the_wrong_one():
     with pytest.raises(OptionError, match="'ids'.*did you mean 'id'"):
         check_overrides(CONFIG, "train", ["env=gymnasium", "env.ids=CartPole-v1"])
+
+
+def test_options_that_another_part_lacks_are_named():
+    with pytest.raises(OptionError, match="algorithm.simulator is .*env.factory.*another env"):
+        check_overrides(CONFIG, "train", ["algorithm=alphazero", "env=cartpole"])
+    made = "algorithm.simulator=torchrl_wm.envs:ConnectFour"
+    check_overrides(CONFIG, "train", ["algorithm=alphazero", "env=cartpole", made])
+
+
+@pytest.mark.parametrize("algorithm", _names("algorithm"))
+def test_every_algorithm_passes_the_check(algorithm):
+    check_overrides(CONFIG, "train", [f"algorithm={algorithm}"])
 
 
 def test_saved_config_takes_only_what_may_change():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 
 class OptionError(ValueError):
@@ -132,6 +133,28 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
             raise OptionError(unknown(name, error.options or (), group)) from None
     for override in values:
         _check_path(config, override.key_or_group)
+    given = [override.key_or_group for override in values]
+    for name in config:
+        if name != "hydra" and isinstance(config._get_node(name), DictConfig):
+            _check_references(config[name], given)
+
+
+def _check_references(node: DictConfig, given: Sequence[str]) -> None:
+    """Options that are those of another part, which has to have them."""
+    for name, value in node._content.items():
+        path = node._get_full_key(name)
+        if isinstance(value, DictConfig):
+            _check_references(value, given)
+        elif value._is_interpolation() and path not in given:
+            try:
+                node._get_node(name)._dereference_node()
+            except InterpolationKeyError:
+                raise OptionError(
+                    f"{path} is {value._value()}, which nothing chosen here has: choose another env, or "
+                    f"set {path}=..."
+                ) from None
+            except OmegaConfBaseException:
+                continue  # such as one without a default, which may be set yet
 
 
 def _check_path(config: DictConfig, path: str) -> None:
