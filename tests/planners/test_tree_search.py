@@ -285,9 +285,6 @@ def test_bad_roots_and_options_are_named():
         search(model, root._replace(value=root.value * torch.nan), rule, num_simulations=2)
     with pytest.raises(ValueError, match="num_simulations=0"):
         search(model, root, rule, num_simulations=0)
-    start = model.initial([2]).set("action_mask", torch.ones(2, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"action mask is \[2, 3\].*\[2, 2\]"):
-        SearchPolicy(model)(start)
     with pytest.raises(ValueError, match="max_depth=0"):
         search(model, root, rule, num_simulations=1, max_depth=0)
     with pytest.raises(ValueError, match="numba"):
@@ -321,6 +318,9 @@ def test_missing_entries_are_named():
         SearchPolicy(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="num_simulations=0"):
         SearchPolicy(model, num_simulations=0)
+    start = model.initial([2]).set("action_mask", torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"action mask is \[2, 3\].*\[2, 2\]"):
+        SearchPolicy(model)(start)
     with pytest.raises(ValueError, match="max_depth=0"):
         SearchPolicy(model, max_depth=0)
     with pytest.raises(ValueError, match="discount=2"):
