@@ -180,15 +180,10 @@ class MuZero(nn.Module):
         searched, signed = self.world_model, -discount if two_players else discount
         if simulator is not None:
             searched = self._true_model(simulator, discount)
-        made = getattr(planner, "func", planner)
-        if isinstance(made, type) and not issubclass(made, SearchPolicy):
-            raise TypeError(
-                f"MuZero acts by a SearchPolicy (planner=mcts or gumbel_mcts), not a {made.__name__}."
-            )
+        _check_planner(planner, discount)
         make_search = partial(planner or SearchPolicy, searched, discount=signed)
         self.search = make_search()
-        self._check_search(planner, discount, temperature_decay)
-        self.temperature_decay = temperature_decay
+        self.temperature_decay = self._checked_decay(temperature_decay)
         act = partial(SearchingPolicy, self.world_model, frames=self.frames)
         self.policy = act(self.search, version=self._version)
         self.evaluation_policy = act(make_search(greedy=True))
@@ -214,19 +209,13 @@ class MuZero(nn.Module):
         )
         self.optimizers = {"all": optimizer}
 
-    def _check_search(self, planner: Any, discount: float, temperature_decay: int) -> None:
-        """Options of the search that have no effect, or contradict those of the agent."""
-        given = getattr(planner, "keywords", {}).get("discount", discount)
-        if given != discount:
+    def _checked_decay(self, updates: int) -> int:
+        if updates and not hasattr(self.search.rule, "temperature"):
             raise ValueError(
-                f"The search's discount={given} contradicts the agent's discount={discount}, which sets "
-                "both: leave planner.discount out and set algorithm.discount."
-            )
-        if temperature_decay and not hasattr(self.search.rule, "temperature"):
-            raise ValueError(
-                f"temperature_decay={temperature_decay} has no effect: {type(self.search.rule).__name__} "
+                f"temperature_decay={updates} has no effect: {type(self.search.rule).__name__} "
                 "has no temperature, as MuZeroRule has (planner=mcts). Leave it at 0."
             )
+        return updates
 
     def replay_options(self) -> dict[str, Any]:
         """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``."""
@@ -321,3 +310,18 @@ class MuZero(nn.Module):
 
     def _target_values(self, records: TensorDictBase) -> Tensor:
         return self.loss.target_values(records.to(self.updates.device))
+
+
+def _check_planner(planner: Any, discount: float) -> None:
+    """It has to make a search, and may not contradict the agent's discount."""
+    made = getattr(planner, "func", planner)
+    if isinstance(made, type) and not issubclass(made, SearchPolicy):
+        raise TypeError(
+            f"MuZero acts by a SearchPolicy (planner=mcts or gumbel_mcts), not a {made.__name__}."
+        )
+    given = getattr(planner, "keywords", {}).get("discount", discount)
+    if given != discount:
+        raise ValueError(
+            f"The search's discount={given} contradicts the agent's discount={discount}, which sets "
+            "both: leave planner.discount out and set algorithm.discount."
+        )

@@ -127,13 +127,11 @@ def _build_replay(
         wanted = algorithm.replay_options()
     else:
         wanted = {"latents": algorithm.world_model.latent_codecs}
-    if "slice_length" in wanted and config.replay.slice_length not in (
-        None,
-        wanted["slice_length"],
-    ):
+    length = config.replay.slice_length
+    if length is not None and length != wanted.get("slice_length", length):
         raise ValueError(
-            f"replay.slice_length={config.replay.slice_length} cannot be chosen: {type(algorithm).__name__} "
-            f"needs {wanted['slice_length']} by its own options. Leave it out."
+            f"replay.slice_length={length} cannot be chosen: {type(algorithm).__name__} needs "
+            f"{wanted['slice_length']} by its own options. Leave it out."
         )
     decisions = config.training.checkpoint_every // action_repeat(env)
     return instantiate(
