@@ -52,7 +52,9 @@ def test_value_prefixes_equal_the_recorded_ones(golden):
 
 
 def test_a_value_prefix_needs_a_step():
-    with pytest.raises(ValueError, match="value_prefix_horizon=0 must be at least 1"):
+    with pytest.raises(
+        ValueError, match="value_prefix_horizon=0 must be a whole number of at least 1"
+    ):
         value_prefixes(torch.ones(3), 0)
 
 
@@ -72,5 +74,5 @@ def test_whole_episodes_and_batches():
 
 def test_a_bootstrap_needs_a_step():
     reward, value, last = records([1.0], [0.0, 0.0])
-    with pytest.raises(ValueError, match="td_steps=0 must be at least 1"):
+    with pytest.raises(ValueError, match="td_steps=0 must be a whole number of at least 1"):
         n_step_returns(reward, value, last, last, td_steps=0, discount=1.0)

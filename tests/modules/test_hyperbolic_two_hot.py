@@ -85,5 +85,5 @@ def test_what_lies_beyond_the_support_is_told():
 
 
 def test_a_support_has_an_atom():
-    with pytest.raises(ValueError, match="support=0 must be at least 1"):
+    with pytest.raises(ValueError, match="support=0 must be a whole number of at least 1"):
         HyperbolicTwoHotOutput(0)

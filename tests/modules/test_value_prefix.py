@@ -52,5 +52,7 @@ def test_any_leading_dimensions():
 
 
 def test_a_horizon_has_a_step():
-    with pytest.raises(ValueError, match="value_prefix_horizon=0 must be at least 1"):
+    with pytest.raises(
+        ValueError, match="value_prefix_horizon=0 must be a whole number of at least 1"
+    ):
         prefix(horizon=0)

@@ -179,7 +179,7 @@ def test_missing_entries_are_named():
     ("options", "message"),
     [
         ({"scaling": "norm"}, "'norm'.*minmax.*simnorm.*none"),
-        ({"support": 0}, "support=0 must be at least 1"),
+        ({"support": 0}, "support=0 must be a whole number of at least 1"),
         ({"scaling": "simnorm", "hidden_size": 6}, "group=8 must divide the size 6"),
     ],
 )

@@ -3,34 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from numbers import Integral, Real
-from typing import Any, NamedTuple
 
-
-class Range(NamedTuple):
-    """Numbers from ``low`` to ``high``; without ``low`` itself where that is ``excluded``."""
-
-    low: float
-    high: float = math.inf
-    whole: bool = False
-    excluded: bool = False
-
-    def __contains__(self, value: Any) -> bool:
-        if not isinstance(value, Integral if self.whole else Real):
-            return False
-        return self.low <= value <= self.high and not (self.excluded and value == self.low)
-
-    def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        if self.high < math.inf:
-            return f"{kind} from {self.low} to {self.high}"
-        return f"{kind} {'above' if self.excluded else 'of at least'} {self.low}"
-
-
-SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=True)
-NUMBER, COUNT = Range(0, whole=True), Range(1, whole=True)
+from torchrl_wm.ranges import COUNT, NUMBER, RATE, SHARE, WEIGHT, Range
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(["discount", "lambda_", "critic_ema_decay", "mix", "return_rate"], SHARE),
@@ -73,8 +48,8 @@ def checks_options(init: Callable[..., None]) -> Callable[..., None]:
     def checked(self, *args, **options) -> None:
         for name in RANGES.keys() & options.keys():
             value = options[name]
-            if value is not None and value not in RANGES[name]:
-                raise ValueError(f"{name}={value!r} must be {RANGES[name]}.")
+            if value is not None:
+                RANGES[name].check(**{name: value})
         init(self, *args, **options)
 
     return checked

@@ -20,6 +20,7 @@ from torchrl_wm.data.records import ENVIRONMENT, required, step_records
 from torchrl_wm.data.rings import RingWriter
 from torchrl_wm.data.samplers import SequenceSampler
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.ranges import COUNT
 
 
 class StepReplay:
@@ -99,9 +100,8 @@ class StepReplay:
         sampler: Callable[[RingWriter, int], SequenceSampler] = SequenceSampler,
         transforms: Sequence[Transform] = (),
     ):
-        for name, value in (("batch_size", batch_size), ("slice_length", slice_length)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+        COUNT.check(capacity=capacity, num_envs=num_envs)
+        COUNT.check(batch_size=batch_size, slice_length=slice_length)
         self.num_envs, self.batch_size, self.slice_length = num_envs, batch_size, slice_length
         window, spare = -(-capacity // num_envs), -(-slack // num_envs)
         if window < slice_length + 1:

@@ -23,6 +23,7 @@ from torchrl.envs import ObservationNorm, TransformedEnv
 
 from torchrl_wm.envs import singles
 from torchrl_wm.envs.vectorize import assemble, check_common_options
+from torchrl_wm.ranges import NUMBER
 
 
 def gymnasium(
@@ -147,8 +148,7 @@ def atari(
     check_common_options(num_envs, vectorization, action_repeat, image_size, max_episode_steps)
     if not 0.0 <= sticky_actions < 1.0:
         raise ValueError(f"sticky_actions={sticky_actions} is not a probability in [0, 1).")
-    if noop_max < 0:
-        raise ValueError(f"noop_max={noop_max} must be at least 0.")
+    NUMBER.check(noop_max=noop_max)
     single = partial(
         singles.make_atari,
         _atari_id(game),

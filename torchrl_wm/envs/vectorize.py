@@ -11,6 +11,7 @@ from torchrl.envs.transforms import InitTracker, StepCounter
 from torchrl_wm import keys
 from torchrl_wm.envs.episodes import innermost, remember_single
 from torchrl_wm.envs.transforms import PreviousStep
+from torchrl_wm.ranges import COUNT
 
 VECTORIZATIONS = ("serial", "parallel", "gymnasium")
 _REPEAT = "torchrl_wm_action_repeat"
@@ -85,12 +86,9 @@ def check_common_options(
     if vectorization not in VECTORIZATIONS:
         known = ", ".join(map(repr, VECTORIZATIONS))
         raise ValueError(f"Unknown vectorization {vectorization!r}; known are {known}.")
-    counts = {"num_envs": num_envs, "action_repeat": action_repeat, "image_size": image_size}
+    COUNT.check(num_envs=num_envs, action_repeat=action_repeat, image_size=image_size)
     if max_episode_steps is not None:
-        counts["max_episode_steps"] = max_episode_steps
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+        COUNT.check(max_episode_steps=max_episode_steps)
 
 
 def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) -> EnvBase:

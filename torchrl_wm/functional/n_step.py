@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchrl_wm.ranges import COUNT
+
 
 def n_step_returns(
     reward: Tensor,
@@ -51,8 +53,7 @@ def n_step_returns(
         >>> n_step_returns(torch.ones(4), torch.full((4,), 8.0), ends, ends, td_steps=2, discount=0.5)
         (tensor([3.5000, 1.5000, 1.0000, 0.0000]), tensor([True, True, True, True]))
     """
-    if td_steps < 1:
-        raise ValueError(f"td_steps={td_steps} must be at least 1.")
+    COUNT.check(td_steps=td_steps)
     final = torch.where(terminated, torch.zeros_like(value), value)
     factor = torch.full_like(value, discount)[..., 1:]
     if to_play is not None:
@@ -85,6 +86,5 @@ def value_prefixes(reward: Tensor, horizon: int) -> Tensor:
         >>> value_prefixes(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), 3)
         tensor([ 1.,  3.,  7.,  8., 24.])
     """
-    if horizon < 1:
-        raise ValueError(f"value_prefix_horizon={horizon} must be at least 1.")
+    COUNT.check(value_prefix_horizon=horizon)
     return torch.cat([part.cumsum(-1) for part in reward.split(horizon, -1)], -1)

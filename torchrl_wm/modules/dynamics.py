@@ -16,6 +16,7 @@ from torchrl_wm.modules.networks import (
     get_activation,
     make_norm,
 )
+from torchrl_wm.ranges import COUNT
 
 
 class EnsembleDynamics(nn.Module):
@@ -62,8 +63,7 @@ class EnsembleDynamics(nn.Module):
         init: Init = "trunc_normal",
     ):
         super().__init__()
-        if members < 1:
-            raise ValueError(f"members={members} must be at least 1.")
+        COUNT.check(members=members)
         if not 0 < min_std < max_std:
             raise ValueError(f"Need 0 < min_std < max_std={max_std}, not min_std={min_std}.")
         self.members, self.low = members, math.log(min_std)

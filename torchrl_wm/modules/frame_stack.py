@@ -12,6 +12,7 @@ from torchrl_wm import keys
 from torchrl_wm.functional.frames import stack_frames
 from torchrl_wm.modules.observations import split_observations
 from torchrl_wm.modules.residual import ResidualImageEncoder
+from torchrl_wm.ranges import COUNT
 
 
 class FrameStack(TensorDictModuleBase):
@@ -103,8 +104,8 @@ def stacking(observation_spec: Composite, count: int | None = None) -> FrameStac
         >>> stacking(Composite(speed=Unbounded(3))) is None
         True
     """
-    if count is not None and count < 1:
-        raise ValueError(f"frame_stack={count} must be at least 1.")
+    if count is not None:
+        COUNT.check(frame_stack=count)
     if not screens(observation_spec):
         if count is not None and count > 1:
             found = ", ".join(map(str, observation_spec.keys(True, True)))

@@ -28,6 +28,7 @@ from torchrl_wm.modules.distributions import (
 )
 from torchrl_wm.modules.encoding import decode_leaf, encode_leaf
 from torchrl_wm.modules.networks import Init, dense
+from torchrl_wm.ranges import COUNT
 
 
 class Output(nn.Module):
@@ -162,8 +163,7 @@ class HyperbolicTwoHotOutput(Output):
     """
 
     def __init__(self, support: int = 300):
-        if support < 1:
-            raise ValueError(f"support={support} must be at least 1, the largest atom.")
+        COUNT.check(support=support)
         super().__init__(2 * support + 1)
         atoms = torch.arange(-support, support + 1, dtype=torch.float32)
         self.register_buffer("atoms", atoms, persistent=False)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from torchrl_wm.modules.heads import Head
+from torchrl_wm.ranges import COUNT
 
 
 class ValuePrefix(nn.Module):
@@ -42,8 +43,7 @@ class ValuePrefix(nn.Module):
 
     def __init__(self, in_features: int, head: Head, *, horizon: int = 5):
         super().__init__()
-        if horizon < 1:
-            raise ValueError(f"value_prefix_horizon={horizon} must be at least 1.")
+        COUNT.check(value_prefix_horizon=horizon)
         self.cell, self.head, self.horizon = (
             nn.LSTMCell(in_features, head.in_features),
             head,

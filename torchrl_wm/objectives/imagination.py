@@ -13,6 +13,7 @@ from torchrl.objectives.utils import hold_out_net
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.pieces import in_pieces
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
 
@@ -45,8 +46,7 @@ class Imagination(nn.Module):
         through_dynamics: bool = False,
     ):
         super().__init__()
-        if horizon < 1:
-            raise ValueError(f"imagination_horizon={horizon} must be at least 1.")
+        COUNT.check(imagination_horizon=horizon)
         self.world_model, self.actor, self.critic = world_model, actor, critic
         self.horizon, self.discount = horizon, discount
         self.through_dynamics = through_dynamics

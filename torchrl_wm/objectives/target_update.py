@@ -8,6 +8,8 @@ import torch
 from torchrl.objectives import SoftUpdate
 from torchrl.objectives.common import LossModule
 
+from torchrl_wm.ranges import COUNT
+
 
 class SlowUpdate(SoftUpdate):
     """TorchRL's ``SoftUpdate`` in every so many updates, the first one included.
@@ -30,8 +32,7 @@ class SlowUpdate(SoftUpdate):
     def __init__(self, loss_module: LossModule, *, tau: float, every: int = 1):
         if not 0 < tau <= 1:
             raise ValueError(f"tau={tau} must be above 0 and at most 1.")
-        if every < 1:
-            raise ValueError(f"every={every} must be at least 1.")
+        COUNT.check(every=every)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found an eps value < 0.5")
             super().__init__(loss_module, tau=tau)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from torchrl.envs import EnvBase, TensorDictPrimer
 from torchrl_wm import keys
 from torchrl_wm.planners.action_space import ActionSpace
 from torchrl_wm.planners.simulators import make_simulator
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
 _VARIANCE_FLOOR = 1e-6  # PlaNet's: equal samples still leave a little deviation
@@ -308,9 +308,7 @@ class Planner(TensorDictModuleBase):
     # -- checks ----------------------------------------------------------------------------------
     def _check_options(self) -> None:
         for name in ("planning_horizon", "optim_steps", "num_candidates", "top_k"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+            COUNT.check(**{name: getattr(self, name)})
         if self.top_k > self.num_candidates:
             raise ValueError(
                 f"top_k={self.top_k} elites cannot be chosen among num_candidates="

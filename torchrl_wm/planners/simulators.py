@@ -17,6 +17,7 @@ from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.planners.imagined_steps import ImaginedSteps
 from torchrl_wm.planners.recording import Recording
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
 REWARD_KEY = ("next", keys.REWARD)
@@ -64,8 +65,7 @@ class ModelSimulator(nn.Module):
                 "with reward_head=..., as make_rssm and make_identity do, and train it."
             )
         particles = model.members if particles is None else particles
-        if particles < 1:
-            raise ValueError(f"particles={particles} must be at least 1.")
+        COUNT.check(particles=particles)
         self.model, self.discount, self.terminal_value = model, discount, terminal_value
         self.particles, self.sample_latents = particles, sample_latents
         self.in_keys, self.rewards = list(model.latent_keys), "the parameters of the world model"

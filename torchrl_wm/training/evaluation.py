@@ -12,6 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.training.randomness import separate_randomness
 
 
@@ -50,14 +51,13 @@ class Evaluator:
         seed (int, optional): where all seeds come from. Defaults to 0.
 
     Raises:
-        ValueError: if ``episodes`` is not positive.
+        ValueError: if ``episodes`` is below 1.
     """
 
     def __init__(
         self, env: EnvBase, policy: TensorDictModuleBase, episodes: int = 10, *, seed: int = 0
     ):
-        if episodes < 1:
-            raise ValueError(f"An evaluation needs at least one episode; got episodes={episodes}.")
+        COUNT.check(episodes=episodes)
         if len(env.batch_size) != 1:
             raise ValueError(
                 f"The evaluation environment must have batch size [E], one of them [1]; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torchrl_wm.ranges import NUMBER
+
 
 class Interval:
     """Due once in each ``every`` steps, however far one step jumps.
@@ -16,8 +18,7 @@ class Interval:
     """
 
     def __init__(self, every: int):
-        if every < 0:
-            raise ValueError(f"An interval must be positive, or 0 for never; got {every}.")
+        NUMBER.check(every=every)
         self.every, self.last = every, 0
 
     def due(self, step: int) -> bool:

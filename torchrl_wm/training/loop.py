@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat
+from torchrl_wm.ranges import COUNT, NUMBER
 from torchrl_wm.training.checkpoint import Checkpoint, CheckpointError, write_checkpoint
 from torchrl_wm.training.episodes import EpisodeStatistics
 from torchrl_wm.training.evaluation import EvaluationResult, Evaluator
@@ -69,7 +70,7 @@ class Trainer:
         progress (bool, optional): show a progress bar. Defaults to True.
 
     Raises:
-        ValueError: if the warm-up is too short to fill one training batch, or a count is below 1.
+        ValueError: if the warm-up is too short to fill one training batch, or a count is out of its range.
 
     Examples:
         A run is ``Trainer(env, algorithm, replay, ratio, total_steps=..., run_dir=...).run()``;
@@ -97,7 +98,11 @@ class Trainer:
         device: torch.device | str = "cpu",
         progress: bool = True,
     ):
-        _check_counts(total_steps=total_steps, steps_per_batch=steps_per_batch)
+        COUNT.check(total_steps=total_steps, steps_per_batch=steps_per_batch)
+        NUMBER.check(warmup_steps=warmup_steps)
+        NUMBER.check(world_model_pretrain_steps=world_model_pretrain_steps)
+        NUMBER.check(log_every=log_every, evaluate_every=evaluate_every)
+        NUMBER.check(checkpoint_every=checkpoint_every)
         _check_warm_up(warmup_steps, replay, action_repeat(env))
         if total_steps < warmup_steps:
             warnings.warn(
@@ -315,12 +320,6 @@ class Trainer:
             self.evaluator.env.close()
         if self.log is not None:
             self.log.close()
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
 
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:

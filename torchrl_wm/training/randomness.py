@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchrl_wm.ranges import NUMBER
+
 
 def seed_everything(seed: int) -> None:
     """Seeds the generators of torch (all devices), numpy and python.
@@ -17,8 +19,7 @@ def seed_everything(seed: int) -> None:
     Raises:
         ValueError: for a seed that environments do not take.
     """
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed={seed!r} must be a whole number of at least 0.")
+    NUMBER.check(seed=seed)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from math import floor
-from numbers import Integral
+
+from torchrl_wm.ranges import NUMBER
 
 
 class UpdateRatio:
@@ -65,9 +66,7 @@ class UpdateRatio:
         for name, value in (("every", every), ("every_episodes", every_episodes)):
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive; got {value}.")
-        for name, value in (("updates", updates), ("first", first)):
-            if not isinstance(value, Integral) or value < 0:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 0.")
+        NUMBER.check(updates=updates, first=first)
         if train_ratio is not None and train_ratio < 0:
             raise ValueError(f"train_ratio={train_ratio} must not be negative.")
         self.updates, self.first = updates, first

@@ -12,6 +12,7 @@ from torchrl_wm.planners.tree_search.exponential import softmax
 from torchrl_wm.planners.tree_search.normalization import completed_q
 from torchrl_wm.planners.tree_search.sequential_halving import considered_visits_table
 from torchrl_wm.planners.tree_search.tree import NodeStatistics, node_statistics
+from torchrl_wm.ranges import COUNT
 
 _LOWEST_SCORE = -1e9
 
@@ -51,10 +52,7 @@ class GumbelRule:
     use_mixed_value: bool = True
 
     def __post_init__(self):
-        if self.max_considered_actions < 1:
-            raise ValueError(
-                f"max_considered_actions={self.max_considered_actions} must be at least 1."
-            )
+        COUNT.check(max_considered_actions=self.max_considered_actions)
         if self.gumbel_scale < 0:
             raise ValueError(f"gumbel_scale={self.gumbel_scale} must not be negative.")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchrl_wm.modules.encoding import groups
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Latents, Root, Step
 from torchrl_wm.planners.tree_search.models import SearchedModel
+from torchrl_wm.ranges import COUNT
 
 SETS = 256
 """Sets of draws of one search; each node takes one by its path."""
@@ -34,8 +35,7 @@ class SampledDynamics(Dynamics):
     """
 
     def __init__(self, model: SearchedModel, num_samples: int, discount: float):
-        if num_samples < 1:
-            raise ValueError(f"num_sampled_actions={num_samples} must be at least 1.")
+        COUNT.check(num_sampled_actions=num_samples)
         super().__init__(model.action_encoding, num_samples, discount)
         self.model = model
         self.in_keys, self.traceable = list(model.in_keys), model.traceable

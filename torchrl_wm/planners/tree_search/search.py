@@ -15,6 +15,7 @@ from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.numba_executor import numba_executor
 from torchrl_wm.planners.tree_search.reference import ReferenceExecutor
+from torchrl_wm.ranges import COUNT
 
 Rule = MuZeroRule | GumbelRule
 
@@ -65,10 +66,9 @@ def search(
             unknown executor.
         FloatingPointError: where the model returns NaN or infinity; the message names the node.
     """
-    if num_simulations < 1:
-        raise ValueError(f"num_simulations={num_simulations} must be at least 1.")
-    if max_depth is not None and max_depth < 1:
-        raise ValueError(f"max_depth={max_depth} must be at least 1, or None for no limit.")
+    COUNT.check(num_simulations=num_simulations)
+    if max_depth is not None:
+        COUNT.check(max_depth=max_depth)
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
     evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)

@@ -19,6 +19,7 @@ from torchrl_wm.planners.tree_search.models import SearchedModel, TensorDictMode
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.sampled import SampledDynamics
 from torchrl_wm.planners.tree_search.search import EXECUTORS, Rule, search
+from torchrl_wm.ranges import COUNT
 
 _DETERMINISTIC = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
 
@@ -97,10 +98,9 @@ class SearchPolicy(TensorDictModuleBase):
         sampled_actions_key: NestedKey = keys.SAMPLED_ACTIONS,
     ):
         super().__init__()
-        if num_simulations < 1:
-            raise ValueError(f"num_simulations={num_simulations} must be at least 1.")
-        if max_depth is not None and max_depth < 1:
-            raise ValueError(f"max_depth={max_depth} must be at least 1; None sets no limit.")
+        COUNT.check(num_simulations=num_simulations)
+        if max_depth is not None:
+            COUNT.check(max_depth=max_depth)
         if not -1 <= discount <= 1:
             raise ValueError(f"discount={discount} must lie between -1 and 1.")
         if not isinstance(rule, Rule | None):

@@ -1,0 +1,51 @@
+"""Ranges of the numbers that options take, and the error for a number outside."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """Numbers from ``low`` to ``high``; without ``low`` itself where that is ``excluded``."""
+
+    low: float
+    high: float = math.inf
+    whole: bool = False
+    excluded: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        return self.low <= value <= self.high and not (self.excluded and value == self.low)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            return f"{kind} from {self.low} to {self.high}"
+        return f"{kind} {'above' if self.excluded else 'of at least'} {self.low}"
+
+    def check(self, **options: Any) -> None:
+        """Checks options by their names.
+
+        Raises:
+            ValueError: names the option, what it is, and what it may be.
+
+        Examples:
+            >>> COUNT.check(num_envs=4, action_repeat=0)
+            Traceback (most recent call last):
+            ValueError: action_repeat=0 must be a whole number of at least 1.
+            >>> COUNT.check(total_steps=1e5)
+            Traceback (most recent call last):
+            ValueError: total_steps=100000.0 must be a whole number of at least 1: write 100000.
+        """
+        for name, value in options.items():
+            if value not in self:
+                unwritten = self.whole and isinstance(value, float) and value.is_integer()
+                hint = f": write {int(value)}" if unwritten and int(value) in self else ""
+                raise ValueError(f"{name}={value!r} must be {self}{hint}.")
+
+
+SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=True)
+NUMBER, COUNT = Range(0, whole=True), Range(1, whole=True)
