@@ -110,7 +110,7 @@ class UCT(Random):
         model = EnvModel(game, Rollouts(game), **options)
         rule = MuZeroRule(c_init=1.4 * game.action_spec.n**0.5, dirichlet_fraction=0.0)
         self.search = SearchPolicy(
-            model, rule=rule, num_simulations=rollouts, discount=-1.0, greedy=True, trace=False
+            model, rule=rule, num_simulations=rollouts, greedy=True, trace=False
         )
 
     def __call__(self, games: TensorDict) -> torch.Tensor:

@@ -8,10 +8,12 @@ from functools import partial
 import pytest
 import torch
 from torchrl.collectors import Collector
+from torchrl.envs import StepCounter, TransformedEnv
 
+from torchrl_wm import keys
 from torchrl_wm.algorithms import MuZero
 from torchrl_wm.data import StepReplay
-from torchrl_wm.envs import gymnasium, model_specs
+from torchrl_wm.envs import TicTacToe, gymnasium, model_specs, recorded_keys, wrap
 from torchrl_wm.planners import GumbelRule, MuZeroRule, SearchPolicy
 from torchrl_wm.world_models import make_muzero
 
@@ -144,6 +146,54 @@ def test_the_temperature_falls_with_the_updates():
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_loaded_agent_acts_at_the_temperature_of_its_updates():
+    agent, replay = build(temperature_decay=4, planner={"rule": MuZeroRule(temperature=0.8)})
+    assert agent.search.rule.temperature == 0.8
+    for _ in range(3):
+        agent.update(replay.sample())
+    again, _ = build(temperature_decay=4, planner={"rule": MuZeroRule(temperature=0.8)})
+    again.load_state_dict(agent.state_dict())
+    assert again.search.rule.temperature == agent.search.rule.temperature == 0.2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_games_cut_short_are_worth_what_their_last_state_is_to_the_one_who_moves_there():
+    agent, replay = play(three_moves, two_players=True, discount=1.0, td_steps=9)
+    sample = replay.sample()
+    truncated = (sample["is_last"] & ~sample["terminated"])[..., 0]
+    assert truncated.any() and (sample["to_play"][truncated] == 1).all()  # after three moves
+    sample["bootstrap_value"] = torch.where(truncated[..., None], 1.0, sample["bootstrap_value"])
+    target = agent.targets(sample.reshape(-1))[keys.VALUE_TARGET].reshape(sample.shape)
+    second = sample["to_play"][..., 0] == 1
+    assert (target[:, 1][second[:, 1]] == 1).all() and (target[:, 1][~second[:, 1]] == -1).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"simulator": TicTacToe}])
+def test_masks_of_one_player_hold_in_searches_of_old_records(options):
+    agent, replay = play(reanalyze_ratio=1.0, **options)
+    sample = replay.sample()
+    assert (sample["search_policy"][~sample["action_mask"]] == 0).all()
+
+
+def three_moves():
+    return TransformedEnv(TicTacToe(), StepCounter(3))
+
+
+def play(game=TicTacToe, **options):
+    torch.manual_seed(0)
+    env = wrap(game, num_envs=4)
+    specs, planner = model_specs(env), partial(SearchPolicy, **SEARCH)
+    network = {"world_model": partial(make_muzero, **SMALL), "unroll_steps": 1, "td_steps": 2}
+    agent = MuZero(*specs, planner=planner, **network | options)
+    env = env.append_transform(agent.policy.make_tensordict_primer())
+    stored = {"action_spec": specs[1], "observation_keys": recorded_keys(env)}
+    replay = StepReplay(400, num_envs=4, batch_size=16, **stored, **agent.replay_options())
+    replay.extend(env.rollout(40, agent.policy, break_when_any_done=False))
+    return agent, replay
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_saved_agent_goes_on_as_if_nothing_had_happened():
     agent, replay = build("efficientzero")
     for _ in range(2):
@@ -172,6 +222,8 @@ def test_evaluation_is_greedy_and_random_warm_up_searches_too():
     drawn = torch.stack([agent.policy(td.clone())["action"] for _ in range(20)])
     assert drawn.float().mean(0).std() < 0.3 and drawn.float().std(0).max() > 0
     assert (agent.policy(td.clone())["visit_counts"].sum(-1) == 4).all()
+    masked = td[0].set("action_mask", torch.tensor([False, True]))
+    assert agent.policy(masked)["action"].tolist() == [0, 1]  # a batch without dimensions
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -175,6 +175,13 @@ def test_samples_that_coincide_are_merged():
     policy = SearchPolicy(model, num_simulations=12, num_sampled_actions=8, greedy=True)
     out = policy(model.initial([4]))
     assert ((out["visit_counts"] > 0).sum(-1) <= 2).all()
+    model = make_muzero(OBSERVATION, Composite(action=Bounded(-1, 1, (1,))))
+    for bias in (p for p in model.policy_head.out.parameters() if p.ndim == 1):
+        torch.nn.init.constant_(bias, 3.0)  # most draws lie beyond a bound
+    policy = SearchPolicy(model, num_simulations=12, num_sampled_actions=8, greedy=True)
+    out = policy(model.initial([20]))
+    for samples, visits in zip(out["sampled_actions"], out["visit_counts"], strict=True):
+        assert (visits > 0).sum() <= len(samples.unique(dim=0)) < 8
 
 
 def test_exploration_type_silences_the_noise():
@@ -294,11 +301,19 @@ def test_bad_roots_and_options_are_named():
         {"dirichlet_alpha": 0.0},
         {"temperature": -1.0},
         {"c_base": 0.0},
+        {"c_init": -1.0},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MuZeroRule(**wrong)
     with pytest.raises(ValueError, match="max_considered_actions"):
         GumbelRule(max_considered_actions=0)
+    for wrong in ({"value_scale": -1.0}, {"maxvisit_init": -1.0}, {"gumbel_scale": torch.nan}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GumbelRule(**wrong)
+    with pytest.raises(TypeError, match="normalization='tree'"):
+        MuZeroRule(normalization="tree")
+    with pytest.raises(ValueError, match="low < high"):
+        MuZeroRule(normalization=FixedBounds(1, -1))
 
 
 @pytest.mark.parametrize(
@@ -357,3 +372,59 @@ def test_chance_outcomes_are_visited_by_their_probability():
     quota = trees[0]["children_visits"][0, child, 2:].float()
     expected = torch.tensor([0.5, 0.3, 0.2])
     torch.testing.assert_close(quota / quota.sum(), expected, atol=0.08, rtol=0.0)
+
+
+def test_scores_that_tie_after_rounding_have_room_for_their_guesses():
+    # Among logits this close the actions guessed for a phase are not those it visits, so that more
+    # guesses wait for their turn than a phase considers.
+    generator, rule = torch.Generator().manual_seed(0), GumbelRule(max_considered_actions=16)
+    made = {"next_state": torch.randint(500, (500, 64), generator=generator)}
+    made |= {name: torch.zeros(500, 64) for name in ("reward", "prior_logits")}
+    made |= {"discount": torch.full((500, 64), 0.99)}
+    made |= {"value": torch.randn(500, generator=generator)}
+    model = TabularDynamics(made)
+    root = Root((torch.arange(40),), torch.zeros(40), torch.arange(64) * torch.full((40, 1), 1e-9))
+    for row in range(40):
+        alone = Root((root.latents[0][row : row + 1],), root.value[:1], root.logits[:1])
+        tree = search(model, alone, rule, num_simulations=32)
+        assert tree["children_visits"][0, 0].sum() == 32
+
+
+def test_a_rule_of_ones_own_is_not_mistaken_for_a_compiled_one():
+    class First(MuZeroRule):
+        def scores(self, node, bounds):
+            return -torch.arange(node.priors.shape[-1]).expand(node.priors.shape).to(node.priors)
+
+    model = small()
+    root = model.roots(torch.arange(2))
+    with pytest.raises(TypeError, match="First.*executor='reference'"):
+        search(model, root, First(), num_simulations=3)
+    tree = search(model, root, First(), num_simulations=3, executor="reference")
+    assert (tree["children_visits"][:, 0, 0] == 3).all()
+
+
+def test_options_that_contradict_the_searched_model_are_refused():
+    game = EnvModel(TicTacToeEnv(), judge(), turn_key="turn", mask_key="mask")
+    with pytest.raises(ValueError, match="discount=-1.0 contradicts .* 1.0"):
+        SearchPolicy(game, discount=-1.0)
+    assert (
+        SearchPolicy(game).dynamics.discount == SearchPolicy(game, discount=1.0).dynamics.discount
+    )
+    with pytest.raises(ValueError, match="num_sampled_actions=3 has no effect"):
+        SearchPolicy(small(), num_sampled_actions=3)
+
+
+def test_a_rule_belongs_to_one_policy():
+    model, rule = make_muzero(OBSERVATION, Composite(action=OneHot(2))), MuZeroRule()
+    first, second = SearchPolicy(model, rule=rule), SearchPolicy(model, rule=rule)
+    first.rule.temperature = 0.25
+    assert rule.temperature == second.rule.temperature == 1.0
+
+
+@executors
+def test_no_rows_are_an_answer_too(executor):
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(2)))
+    policy = SearchPolicy(model, num_simulations=3, executor=executor)
+    td = model.initial([0]).set("action_mask", torch.ones(0, 2).bool())
+    assert policy(td.set("done", torch.zeros(0, 1).bool()))["search_policy"].shape == (0, 2)
+    assert policy(model.initial([3, 0]))["action"].shape == (3, 0, 2)

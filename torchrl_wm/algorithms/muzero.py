@@ -69,7 +69,8 @@ class MuZero(nn.Module):
             ``0.0``.
         priority_beta (float, optional): exponent of the importance weights. Defaults to ``1.0``.
         temperature_decay (int, optional): updates in the middle of which the temperature of MuZero's
-            rule falls to a half, and after three quarters to a quarter; 0 leaves it. Defaults to ``0``.
+            rule falls to a half of what it was, and after three quarters to a quarter; 0 leaves it.
+            Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
         value_scale (float, optional): weight of the value. Defaults to ``0.25``.
         use_value_prefix (bool, optional): learn sums of rewards instead of rewards. Defaults to
@@ -145,6 +146,11 @@ class MuZero(nn.Module):
         self.frames, self.root = None, 1
         if simulator is None:
             self.frames = stacking(observation_spec, frame_stack)
+        elif frame_stack is not None:
+            raise ValueError(
+                f"frame_stack={frame_stack} has no effect with a simulator, whose states are whole: leave "
+                "it out."
+            )
         if self.frames is not None:
             observation_spec = self.frames.observation_spec
             self.root = max(1, self.frames.count - 1)
@@ -177,11 +183,11 @@ class MuZero(nn.Module):
         self.slow_update = SlowUpdate(self.loss, tau=1.0, every=target_update_every)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
         self.two_players = two_players
-        searched, signed = self.world_model, -discount if two_players else discount
-        if simulator is not None:
-            searched = self._true_model(simulator, discount)
         _check_planner(planner, discount)
-        make_search = partial(planner or SearchPolicy, searched, discount=signed)
+        searched, options = self.world_model, {"discount": -discount if two_players else discount}
+        if simulator is not None:  # which says itself what a step is worth, and to whom
+            searched, options = self._true_model(simulator, discount), {}
+        make_search = partial(planner or SearchPolicy, searched, **options)
         self.search = make_search()
         self.temperature_decay = self._checked_decay(temperature_decay)
         act = partial(SearchingPolicy, self.world_model, frames=self.frames)
@@ -208,6 +214,7 @@ class MuZero(nn.Module):
             self.world_model.parameters(), lr=lr, weight_decay=weight_decay
         )
         self.optimizers = {"all": optimizer}
+        self.register_load_state_dict_post_hook(_set_temperature)
 
     def _checked_decay(self, updates: int) -> int:
         if updates and not hasattr(self.search.rule, "temperature"):
@@ -218,7 +225,11 @@ class MuZero(nn.Module):
         return updates
 
     def replay_options(self) -> dict[str, Any]:
-        """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``."""
+        """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``.
+
+        Its ``observation_keys`` are :func:`~torchrl_wm.envs.recorded_keys` of the environment: searches of
+        old records and the signs of two players need the rules.
+        """
         fill = BootstrapValues(self._target_values, everywhere=not self.use_mcts_targets)
         transforms = [fill, self.targets]
         if self.reanalyze_ratio:
@@ -228,7 +239,7 @@ class MuZero(nn.Module):
         return {
             "slice_length": self.targets.length - 1,
             "latents": self.world_model.latent_codecs,
-            "extra_keys": [*self.policy.note_keys, *self._rules],
+            "extra_keys": self.policy.note_keys,
             "sampler": self.sampler,
             "transforms": transforms,
         }
@@ -243,7 +254,7 @@ class MuZero(nn.Module):
         optimizer.step()
         self.slow_update.step()
         self.updates += 1
-        self._set_temperature()
+        _set_temperature(self)
         priority = losses.pop(keys.PRIORITY)
         return losses.detach().set("grad_norm", norm.detach()), self._notes(sample, priority)
 
@@ -262,11 +273,6 @@ class MuZero(nn.Module):
         mask = rows.get(keys.POLICY_MASK).squeeze(-1)
         return notes.set(keys.PRIORITY, errors).set(keys.MASK, mask)
 
-    @property
-    def _rules(self) -> list:
-        """Entries of a game that are stored beside what is observed."""
-        return [keys.TO_PLAY, keys.ACTION_MASK] if self.two_players else []
-
     def _true_model(self, simulator, discount: float) -> EnvModel:
         env = resolve_factory(simulator)()
         observed = env.full_observation_spec.keys(True, True)
@@ -282,11 +288,6 @@ class MuZero(nn.Module):
     def plan(self, records: TensorDictBase) -> TensorDictBase:
         """A greedy search from observations ``[N]``, such as positions of games: writes ``action``."""
         return self.evaluation_policy.search(records.update(self.world_model.roots(records)))
-
-    def _set_temperature(self) -> None:
-        if self.temperature_decay:
-            share = self._version() / self.temperature_decay
-            self.search.rule.temperature = 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
 
     def _reanalyze(self) -> Reanalyze:
         return Reanalyze(
@@ -310,6 +311,15 @@ class MuZero(nn.Module):
 
     def _target_values(self, records: TensorDictBase) -> Tensor:
         return self.loss.target_values(records.to(self.updates.device))
+
+
+def _set_temperature(agent: MuZero, _: Any = None) -> None:
+    """After an update, or after a state was loaded: the schedule follows the number of updates."""
+    if agent.temperature_decay:
+        share = agent._version() / agent.temperature_decay
+        factor = 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
+        first = agent.evaluation_policy.search.rule.temperature
+        agent.search.rule.temperature = factor * first
 
 
 def _check_planner(planner: Any, discount: float) -> None:

@@ -9,12 +9,11 @@ from torchrl_wm.ranges import COUNT, NUMBER, RATE, SHARE, WEIGHT, Range
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(["discount", "lambda_", "critic_ema_decay", "mix", "return_rate"], SHARE),
-    **dict.fromkeys(["reanalyze_ratio"], SHARE),
+    **dict.fromkeys(["reanalyze_ratio", "priority_alpha", "priority_beta"], SHARE),
     **dict.fromkeys(["entropy", "free_bits", "weight_decay", "exploration_noise"], WEIGHT),
     **dict.fromkeys(["reconstruction_scale", "reward_scale", "continuation_scale"], WEIGHT),
     **dict.fromkeys(["policy_scale", "value_scale", "consistency_scale"], WEIGHT),
     **dict.fromkeys(["overshooting_scale", "replay_critic_scale"], WEIGHT),
-    **dict.fromkeys(["priority_alpha", "priority_beta"], WEIGHT),
     **dict.fromkeys(["lr", "world_model_lr", "actor_lr", "critic_lr"], RATE),
     **dict.fromkeys(["agc", "grad_clip"], RATE),
     **dict.fromkeys(["imagination_starts", "actor_layers", "critic_layers"], NUMBER),

@@ -8,7 +8,7 @@ from torchrl_wm.envs.episodes import (
     restore_episode_state,
 )
 from torchrl_wm.envs.learned import LearnedEnv
-from torchrl_wm.envs.specs import model_specs
+from torchrl_wm.envs.specs import model_specs, recorded_keys
 from torchrl_wm.envs.suites import atari, dm_control, gymnasium
 from torchrl_wm.envs.transforms import PreviousStep
 from torchrl_wm.envs.vectorize import action_repeat
@@ -26,6 +26,7 @@ __all__ = [
     "episode_state",
     "gymnasium",
     "model_specs",
+    "recorded_keys",
     "resolve_factory",
     "restore_episode_state",
     "wrap",

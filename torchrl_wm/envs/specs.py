@@ -53,6 +53,28 @@ def model_specs(env: EnvBase) -> tuple[Composite, Composite]:
     return observation_spec, action_spec
 
 
+def recorded_keys(env: EnvBase) -> list[NestedKey]:
+    """The entries that a replay keeps of an environment: what is modelled, and the rules of a game.
+
+    The rules are ``to_play`` and ``action_mask``, where the environment says them. They hold in the final
+    state of an episode as in any other, so they are kept as observations are.
+
+    Args:
+        env (EnvBase): any TorchRL environment.
+
+    Raises:
+        TypeError, ValueError: as :func:`model_specs` does.
+
+    Examples:
+        >>> from torchrl_wm.envs import TicTacToe
+        >>> recorded_keys(TicTacToe())
+        ['board', 'to_play', 'action_mask']
+    """
+    rules = env.full_observation_spec.keys(True, True)
+    modelled = model_specs(env)[0].keys(True, True)
+    return [*modelled, *(key for key in (keys.TO_PLAY, keys.ACTION_MASK) if key in rules)]
+
+
 def _primed(env: EnvBase) -> set[NestedKey]:
     primed = set()
     while isinstance(env, TransformedEnv):

@@ -89,7 +89,7 @@ class ICEMPlanner(Planner):
     def _samples(self, iteration: int) -> int:
         decayed = int(self.num_candidates * self.population_decay**-iteration)
         number = max(decayed, min(2 * self.top_k, self.num_candidates))
-        return max(number - self.num_proposals, self.top_k)
+        return max(number - self.num_proposals, 1)
 
     def _noise(self, shape: tuple[int, int]) -> Tensor:
         device = self.space.middle.device

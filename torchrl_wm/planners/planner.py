@@ -296,7 +296,7 @@ class Planner(TensorDictModuleBase):
                 raise KeyError(
                     f"{type(self).__name__} needs the entry {key!r}; found {found}.{self._remedy(key)}"
                 )
-        return tensordict.select(*self.in_keys).reshape(-1)
+        return tensordict.select(*self.in_keys).reshape(tensordict.batch_size.numel())
 
     def _remedy(self, key: NestedKey) -> str:
         if key in self.carried:

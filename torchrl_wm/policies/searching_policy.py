@@ -56,9 +56,10 @@ class SearchingPolicy(FilteringPolicy):
         super().__init__(world_model)
         self.search, self.frames, self.version = search, frames, version
         notes = [key for key in search.out_keys if key not in self.out_keys]
-        self.note_keys = [*notes, keys.SEARCH_VERSION, keys.PRIORITY]
-        """The entries beside latents and actions, which a replay is to store."""
-        self.out_keys += self.note_keys
+        notes += [keys.SEARCH_VERSION, keys.PRIORITY]
+        self.note_keys = [key for key in notes if key != keys.VISIT_COUNTS]
+        """The entries beside latents and actions that training reads, which a replay is to store."""
+        self.out_keys += notes
         self.in_keys += [key for key in search.in_keys if key not in self.in_keys]
         if frames is not None:
             self.in_keys += list(frames.carried.values())
@@ -78,7 +79,7 @@ class SearchingPolicy(FilteringPolicy):
         mask = tensordict.get(keys.ACTION_MASK, None)
         if not self.random_actions or mask is None:
             return tensordict
-        index = mask.flatten(0, -2).float().multinomial(1).reshape(mask.shape[:-1])
+        index = mask.reshape(-1, mask.shape[-1]).float().multinomial(1).reshape(mask.shape[:-1])
         encoded = nn.functional.one_hot(index, mask.shape[-1]).float()
         return self.world_model.action_encoding.decode(encoded, tensordict)
 

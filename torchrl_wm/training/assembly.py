@@ -8,7 +8,7 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_wm.data import StepReplay
-from torchrl_wm.envs import action_repeat, model_specs
+from torchrl_wm.envs import action_repeat, model_specs, recorded_keys
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
 from torchrl_wm.training.configuration import instantiate, require_parameter
 from torchrl_wm.training.evaluation import Evaluator
@@ -122,7 +122,6 @@ def _build_replay(
     It stores the latents of the world model, unless the algorithm has ``replay_options()`` that say
     what else it stores and how it samples.
     """
-    observation_spec, action_spec = model_specs(env)
     if hasattr(algorithm, "replay_options"):
         wanted = algorithm.replay_options()
     else:
@@ -137,8 +136,8 @@ def _build_replay(
     return instantiate(
         config.replay,
         num_envs=env.batch_size[0],
-        action_spec=action_spec,
-        observation_keys=list(observation_spec.keys(True, True)),
+        action_spec=model_specs(env)[1],
+        observation_keys=recorded_keys(env),
         scratch_dir=run.replay,
         slack=max(2 * decisions, 10_000),
         **wanted,

@@ -6,6 +6,26 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl_wm import keys
+
+
+def episode_rewards(steps: TensorDictBase) -> Tensor:
+    """Rewards ``[...]`` of steps ``[...]``; where ``to_play`` names two players, those of the first.
+
+    What one of them wins the other loses: the sum of both movers' rewards would be that of a decided game.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> following = TensorDict(reward=torch.ones(2, 1), batch_size=[2])
+        >>> steps = TensorDict(next=following, to_play=torch.tensor([[0], [1]]), batch_size=[2])
+        >>> episode_rewards(steps)
+        tensor([ 1., -1.])
+    """
+    reward = steps["next", keys.REWARD].reshape(steps.batch_size)
+    turn = steps.get(keys.TO_PLAY, None)
+    return reward if turn is None else torch.where(turn.reshape(reward.shape) == 0, reward, -reward)
 
 
 class EpisodeStatistics:
@@ -31,9 +51,7 @@ class EpisodeStatistics:
 
     def add(self, batch: TensorDictBase) -> None:
         """Counts the rewards of a batch ``[E, T]``."""
-        following = batch["next"]
-        rewards = following["reward"].reshape(batch.shape)
-        dones = following["done"].reshape(batch.shape)
+        rewards, dones = episode_rewards(batch), batch["next", "done"].reshape(batch.shape)
         for t in range(batch.shape[1]):
             self.returns += rewards[:, t]
             self.lengths += 1
@@ -53,6 +71,11 @@ class EpisodeStatistics:
         returns, lengths = zip(*self.ended, strict=True)
         number, self.ended = len(self.ended), []
         return {"episode_return": sum(returns) / number, "episode_length": sum(lengths) / number}
+
+    def restart(self) -> None:
+        """New episodes begin everywhere, such as after a resume that could not go on with the old ones."""
+        self.returns.zero_()
+        self.lengths.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums and the episodes not yet reported."""

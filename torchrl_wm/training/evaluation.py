@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_wm.ranges import COUNT
+from torchrl_wm.training.episodes import episode_rewards
 from torchrl_wm.training.randomness import separate_randomness
 
 
@@ -102,7 +103,7 @@ class Evaluator:
             tensordict, following = self.env.step_and_maybe_reset(self.policy(tensordict))
             if on_step is not None:
                 on_step(tensordict)
-            returns += tensordict["next", "reward"].reshape(num_envs).cpu()
+            returns += episode_rewards(tensordict).cpu()
             lengths += 1
             for e in tensordict["next", "done"].reshape(num_envs).nonzero().flatten().tolist():
                 if len(finished[e]) < quota[e]:

@@ -12,7 +12,7 @@ from torchrl_wm.planners.tree_search.exponential import softmax
 from torchrl_wm.planners.tree_search.normalization import completed_q
 from torchrl_wm.planners.tree_search.sequential_halving import considered_visits_table
 from torchrl_wm.planners.tree_search.tree import NodeStatistics, node_statistics
-from torchrl_wm.ranges import COUNT
+from torchrl_wm.ranges import COUNT, WEIGHT
 
 _LOWEST_SCORE = -1e9
 
@@ -53,8 +53,8 @@ class GumbelRule:
 
     def __post_init__(self):
         COUNT.check(max_considered_actions=self.max_considered_actions)
-        if self.gumbel_scale < 0:
-            raise ValueError(f"gumbel_scale={self.gumbel_scale} must not be negative.")
+        WEIGHT.check(gumbel_scale=self.gumbel_scale)
+        WEIGHT.check(value_scale=self.value_scale, maxvisit_init=self.maxvisit_init)
 
     # -- the root ----------------------------------------------------------------------------------
     def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:

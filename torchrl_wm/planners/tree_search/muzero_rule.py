@@ -11,11 +11,13 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search.normalization import (
+    FixedBounds,
     Normalization,
     ParentAndSiblings,
     normalized_q,
 )
 from torchrl_wm.planners.tree_search.tree import NodeStatistics, node_statistics
+from torchrl_wm.ranges import RATE, SHARE, WEIGHT
 
 
 @dataclass
@@ -38,6 +40,7 @@ class MuZeroRule:
 
     Raises:
         ValueError: for a number out of range.
+        TypeError: for a normalization that is none.
 
     Examples:
         >>> MuZeroRule(dirichlet_alpha=0.25, temperature=0.5).temperature
@@ -52,14 +55,18 @@ class MuZeroRule:
     normalization: Normalization = field(default_factory=ParentAndSiblings)
 
     def __post_init__(self):
-        if not 0 <= self.dirichlet_fraction <= 1:
-            raise ValueError(f"dirichlet_fraction={self.dirichlet_fraction} must lie in [0, 1].")
-        if self.dirichlet_alpha <= 0:
-            raise ValueError(f"dirichlet_alpha={self.dirichlet_alpha} must be positive.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must not be negative.")
-        if self.c_base <= 0:
-            raise ValueError(f"c_base={self.c_base} must be positive.")
+        SHARE.check(dirichlet_fraction=self.dirichlet_fraction)
+        RATE.check(dirichlet_alpha=self.dirichlet_alpha, c_base=self.c_base)
+        WEIGHT.check(c_init=self.c_init, temperature=self.temperature)
+        if not isinstance(self.normalization, Normalization):
+            raise TypeError(
+                f"normalization={self.normalization!r} must be ParentAndSiblings(), TreeWide() or "
+                "FixedBounds(low, high)."
+            )
+        if isinstance(self.normalization, FixedBounds):
+            low, high = self.normalization[:2]
+            if not low < high:
+                raise ValueError(f"FixedBounds needs low < high; got {low} and {high}.")
 
     # -- the root ----------------------------------------------------------------------------------
     def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:

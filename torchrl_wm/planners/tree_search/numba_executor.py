@@ -22,6 +22,11 @@ _RANGES = {
 
 def numba_executor(value: torch.Tensor, logits: torch.Tensor, rule, *options):
     """The compiled executor of a rule; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
+    if type(rule) not in (MuZeroRule, GumbelRule):
+        raise TypeError(
+            f"executor='numba' has MuZeroRule and GumbelRule compiled, and would not see what a "
+            f"{type(rule).__name__} does otherwise: use executor='reference'."
+        )
     kind = RoundsExecutor if isinstance(rule, GumbelRule) else StepwiseExecutor
     return kind(value, logits, rule, *options)
 

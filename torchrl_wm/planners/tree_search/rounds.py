@@ -24,7 +24,9 @@ class RoundsExecutor(Executor):
     def __init__(self, value, logits, rule: GumbelRule, num_simulations, max_depth, noise):
         rows, num_actions = logits.shape
         most = min(rule.max_considered_actions, num_actions)
-        self.capacity = rows * (num_simulations + 1 + most)
+        # Beside the nodes, one guess may wait below every action of the root: scores that tie after
+        # rounding let the guesses of a phase differ from its visits.
+        self.capacity = rows * (num_simulations + 1 + num_actions)
         self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0

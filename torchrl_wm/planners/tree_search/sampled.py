@@ -6,7 +6,6 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from torchrl_wm.modules.encoding import groups
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Latents, Root, Step
 from torchrl_wm.planners.tree_search.models import SearchedModel
 from torchrl_wm.ranges import COUNT
@@ -19,8 +18,9 @@ class SampledDynamics(Dynamics):
     """``K`` edges at each node, actions drawn from the policy there (https://arxiv.org/abs/2104.06303).
 
     With samples of the policy itself the prior of an edge is its share among them: uniform for
-    continuous actions. Samples that coincide are merged: the first counts for all, the others are
-    forbidden. The actions are carried in the latents, after those of the model.
+    continuous actions. Samples that coincide, as discrete ones and those clipped to a bound do, are
+    merged: the first counts for all, the others are forbidden. The actions are carried in the latents,
+    after those of the model.
 
     Draws are made once per search, with the roots; a node takes the set that a hash of its path names,
     so that results depend neither on the executor nor on the order of evaluation.
@@ -39,8 +39,6 @@ class SampledDynamics(Dynamics):
         super().__init__(model.action_encoding, num_samples, discount)
         self.model = model
         self.in_keys, self.traceable = list(model.in_keys), model.traceable
-        leaves = model.action_encoding.leaves.values()
-        self.may_coincide = any(groups(spec) is not None for spec in leaves)
         size = model.action_encoding.size
         self.register_buffer("draws", torch.zeros(SETS, num_samples, size), persistent=False)
 
@@ -60,9 +58,9 @@ class SampledDynamics(Dynamics):
                     "sampled actions can be masked where the policy is one choice."
                 )
             raw = raw.masked_fill(~allowed, torch.finfo(raw.dtype).min)
-        noise = self.model.distribution(raw[:1]).noise(
-            (SETS * self.num_actions,), generator=generator
-        )
+        # On the CPU, where the generator is.
+        policy = self.model.distribution(raw[:1].detach().cpu())
+        noise = policy.noise((SETS * self.num_actions,), generator=generator)
         self.draws.copy_(noise.view_as(self.draws))  # in place: a recording refers to them
         path = torch.arange(len(raw), device=raw.device) << 33
         latents, logits = self._with_samples(root.latents, path, raw)
@@ -95,8 +93,6 @@ class SampledDynamics(Dynamics):
 
     def _shares(self, samples: Tensor) -> Tensor:
         """Logits ``[R, K]`` of the samples: the log of how often each was drawn."""
-        if not self.may_coincide:
-            return samples.new_zeros(samples.shape[:-1])
         same = (samples.unsqueeze(-2) == samples.unsqueeze(-3)).all(-1)
         seen_before = same.tril(-1).any(-1)
         return same.sum(-1).to(samples.dtype).log().masked_fill(seen_before, -torch.inf)

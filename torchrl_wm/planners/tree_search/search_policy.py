@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -14,12 +15,13 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_wm import keys
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
+from torchrl_wm.planners.tree_search.env_model import EnvModel
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator
 from torchrl_wm.planners.tree_search.models import SearchedModel, TensorDictModel, TensorModel
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.sampled import SampledDynamics
 from torchrl_wm.planners.tree_search.search import EXECUTORS, Rule, search
-from torchrl_wm.ranges import COUNT
+from torchrl_wm.ranges import COUNT, Range
 
 _DETERMINISTIC = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
 
@@ -44,7 +46,7 @@ class SearchPolicy(TensorDictModuleBase):
         rule (MuZeroRule or GumbelRule, optional): how actions are tried. Defaults to ``MuZeroRule()``.
         num_simulations (int, optional): visits of each root. Defaults to ``50``.
         discount (float, optional): of a step; negative in games in which two players take turns.
-            Defaults to ``0.997``.
+            Defaults to that of a model which brings one, such as ``EnvModel``, or else to ``0.997``.
         num_sampled_actions (int, optional): search among samples of the policy instead of all
             actions. Defaults to all.
         max_depth (int, optional): longest path. Defaults to no limit.
@@ -83,7 +85,7 @@ class SearchPolicy(TensorDictModuleBase):
         *,
         rule: Rule | None = None,
         num_simulations: int = 50,
-        discount: float = 0.997,
+        discount: float | None = None,
         num_sampled_actions: int | None = None,
         max_depth: int | None = None,
         greedy: bool = False,
@@ -101,15 +103,16 @@ class SearchPolicy(TensorDictModuleBase):
         COUNT.check(num_simulations=num_simulations)
         if max_depth is not None:
             COUNT.check(max_depth=max_depth)
-        if not -1 <= discount <= 1:
-            raise ValueError(f"discount={discount} must lie between -1 and 1.")
+        if discount is not None:
+            Range(-1, 1).check(discount=discount)
         if not isinstance(rule, Rule | None):
             raise TypeError(f"rule={rule!r} must be a MuZeroRule() or a GumbelRule().")
         if executor not in EXECUTORS:
             raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
         self.dynamics = make_dynamics(model, discount, num_sampled_actions)
         self.evaluator = Evaluator(self.dynamics, trace=trace)
-        self.rule = MuZeroRule() if rule is None else rule
+        # A copy: a schedule of one search's temperature must not reach another that has the same rule.
+        self.rule = MuZeroRule() if rule is None else copy(rule)
         self.num_simulations, self.max_depth = num_simulations, max_depth
         self.greedy, self.executor, self.generator = greedy, executor, generator
         self.action_mask_key, self.done_key = unravel_key(action_mask_key), unravel_key(done_key)
@@ -122,15 +125,15 @@ class SearchPolicy(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Searches from every row and writes the actions and what was found, in place."""
-        rows = tensordict.select(*self.in_keys, strict=False).reshape(-1)
-        allowed = self._flat(tensordict, self.action_mask_key, len(rows))
-        done = self._flat(tensordict, self.done_key, len(rows))
-        if done is None or not done.any():
+        batch = tensordict.batch_size
+        rows = tensordict.select(*self.in_keys, strict=False).reshape(batch.numel())
+        allowed = self._flat(tensordict, self.action_mask_key)
+        done = self._flat(tensordict, self.done_key)
+        live = rows.new_ones(len(rows), dtype=torch.bool) if done is None else ~done.all(-1)
+        if len(rows) and live.all():
             found = self._search(rows, allowed)
         else:
-            live = ~done.all(-1)
             found = self._search_some(rows, allowed, live)
-        batch = tensordict.batch_size
         found = [x.to(tensordict.device).reshape(*batch, *x.shape[1:]) for x in found]
         for key, value in zip(self.written, found[1:], strict=True):
             tensordict.set(key, value)
@@ -138,7 +141,7 @@ class SearchPolicy(TensorDictModuleBase):
 
     def trees(self, tensordict: TensorDictBase) -> TensorDict:
         """The trees of a search from rows ``[B]``, latents included; nothing is written."""
-        allowed = self._flat(tensordict, self.action_mask_key, len(tensordict))
+        allowed = self._flat(tensordict, self.action_mask_key)
         with torch.no_grad(), evaluating(self.dynamics):
             return self._grow(tensordict, allowed, keep_latents=True)[1]
 
@@ -196,22 +199,36 @@ class SearchPolicy(TensorDictModuleBase):
     def _is_greedy(self) -> bool:
         return self.greedy or exploration_type() in _DETERMINISTIC
 
-    def _flat(self, tensordict: TensorDictBase, key: NestedKey, rows: int) -> Tensor | None:
+    def _flat(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
         """An optional entry as ``[B, n]`` bool."""
-        value = tensordict.get(key, None)
-        return None if value is None else value.reshape(rows, -1).bool()
+        value, batch = tensordict.get(key, None), tensordict.batch_size
+        if value is None:
+            return None
+        return value.reshape(batch.numel(), value.shape[len(batch) :].numel()).bool()
 
 
 def make_dynamics(
-    model: nn.Module, discount: float, num_sampled_actions: int | None = None
+    model: nn.Module, discount: float | None = None, num_sampled_actions: int | None = None
 ) -> Dynamics:
     """What a search of ``model`` follows: all its actions, or samples of its policy.
 
     Raises:
         TypeError: for a model or an action spec that cannot be searched.
+        ValueError: for an option that contradicts what the model brings.
     """
+    own = model.discount if isinstance(model, Dynamics | EnvModel) else None
+    if own is not None and discount is not None and discount != own:
+        raise ValueError(
+            f"discount={discount} contradicts that of the {type(model).__name__}, {own}: leave it out."
+        )
     if isinstance(model, Dynamics):
+        if num_sampled_actions is not None:
+            raise ValueError(
+                f"num_sampled_actions={num_sampled_actions} has no effect: the {type(model).__name__} says "
+                "what is tried. Leave it out, or give the model that it was made of."
+            )
         return model
+    discount = next(value for value in (discount, own, 0.997) if value is not None)
     if not isinstance(model, SearchedModel):
         kind = TensorModel if hasattr(model, "search_tensors") else TensorDictModel
         model = kind(model, discount)
