@@ -8,23 +8,24 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """Numbers from ``low`` to ``high``; without ``low`` itself where that is ``excluded``."""
+    """Finite numbers from ``low`` to ``high``, but for those that are ``excluded``."""
 
     low: float
     high: float = math.inf
     whole: bool = False
-    excluded: bool = False
+    excluded: tuple[float, ...] = ()
 
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        return self.low <= value <= self.high and not (self.excluded and value == self.low)
+        return self.low <= value <= self.high and value not in (*self.excluded, math.inf)
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         if self.high < math.inf:
-            return f"{kind} from {self.low} to {self.high}"
-        return f"{kind} {'above' if self.excluded else 'of at least'} {self.low}"
+            text = f"{kind} from {self.low} to {self.high}"
+            return text + "".join(f", but not {number}" for number in self.excluded)
+        return f"{kind} {'above' if self.low in self.excluded else 'of at least'} {self.low}"
 
     def check(self, **options: Any) -> None:
         """Checks options by their names.
@@ -47,5 +48,5 @@ class Range(NamedTuple):
                 raise ValueError(f"{name}={value!r} must be {self}{hint}.")
 
 
-SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=True)
+SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=(0,))
 NUMBER, COUNT = Range(0, whole=True), Range(1, whole=True)

@@ -17,6 +17,7 @@ from torchrl.data import (
     Unbounded,
 )
 
+from torchrl_wm import keys
 from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3
 from torchrl_wm.world_models import make_rssm
 
@@ -127,7 +128,8 @@ def test_pretraining_trains_the_world_model_alone(name):
     [
         ({"kl": {"strategy": "average"}}, "balanced.*clipped.*excess.*separate"),
         ({"imagination_horizon": 0}, "imagination_horizon=0 must be a whole number of at least 1"),
-        ({"critic_ema_decay": 1.0, "use_ema_critic": True}, "tau=0.* must be above 0"),
+        ({"critic_ema_decay": 1.0, "use_ema_critic": True}, "critic_ema_decay=1.0 .* but not 1"),
+        ({"discount": 0}, "discount=0 must be a number from 0 to 1, but not 0"),
     ],
 )
 def test_bad_options_are_named(name, option, message):
@@ -135,7 +137,44 @@ def test_bad_options_are_named(name, option, message):
         make(name, **option)
 
 
+@every_dreamer
+def test_what_is_frozen_stays_frozen(name):
+    agent = make(name)
+    batch = sample(agent)
+    for part in (agent.world_model.decoder, agent.critic):
+        part.requires_grad_(False)
+    before = snapshot(agent)
+    for _ in range(2):
+        agent.update(batch.clone())
+    still = unchanged(agent, before)
+    assert not any(p.requires_grad for p in agent.world_model.decoder.parameters())
+    assert all(f"world_model.decoder.{k}" in still for k in agent.world_model.decoder.state_dict())
+    assert all(f"critic.{key}" in still for key in agent.critic.state_dict())
+    assert "world_model.encoder" not in {".".join(key.split(".")[:2]) for key in still}
+
+
+def test_nothing_is_imagined_to_follow_an_end_that_is_learned():
+    agent = make("v1", use_continuation=True)
+    batch = sample(agent)
+    seen = []
+    agent.actor_loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][keys.MASK]))
+    agent.update(batch)
+    ended = batch["terminated"][:, 1:-1].reshape(-1)  # the last step of a sequence starts nothing
+    assert ended.any() and torch.equal(~ended, seen[0][0].reshape(-1))
+
+
+def test_a_factory_of_any_options_is_told_that_it_gets_none():
+    def factory(observation_spec, action_spec, **options):
+        return make_rssm(observation_spec, action_spec, **TINY, **options)
+
+    with pytest.raises(TypeError, match="factory takes .*options.*hidden_size.*functools.partial"):
+        make("v1", world_model=factory)
+
+
 def test_bad_options_of_one_algorithm_are_named():
+    for name in ("v1", "v2"):
+        with pytest.raises(ValueError, match="imagination_horizon=1 .* at least 2"):
+            make(name, imagination_horizon=1)
     with pytest.raises(ValueError, match="'pathwise'.*dynamics.*mixed.*reinforce"):
         make("v2", actor_gradient="pathwise")
     with pytest.raises(ValueError, match="'size2m'.*size1m.*size400m"):

@@ -70,6 +70,11 @@ def test_overflow_and_nan_are_refused(value):
         LatentCompression({"belief": torch.float16}).encode("belief", torch.tensor([[value]]))
 
 
+def test_classes_that_are_no_numbers_are_not_blamed_on_their_codec():
+    with pytest.raises(ValueError, match="'state' is not finite"):
+        LatentCompression({"state": 3}).encode("state", torch.full((1, 3), float("nan")))
+
+
 @pytest.mark.parametrize("codec", [torch.int64, 1, True, "half", 2.0])
 def test_bad_codec(codec):
     with pytest.raises(TypeError, match="'belief' needs a float dtype"):

@@ -312,7 +312,7 @@ def test_bad_roots_and_options_are_named():
             GumbelRule(**wrong)
     with pytest.raises(TypeError, match="normalization='tree'"):
         MuZeroRule(normalization="tree")
-    with pytest.raises(ValueError, match="low < high"):
+    with pytest.raises(ValueError, match="low <= high"):
         MuZeroRule(normalization=FixedBounds(1, -1))
 
 

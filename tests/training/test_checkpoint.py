@@ -1,5 +1,8 @@
 import json
+import os
 import pickle
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +43,25 @@ def test_same_step_again_replaces(tmp_path):
     _write(tmp_path)
     write_checkpoint(tmp_path, 1, {"run": {"steps": 2}})
     assert read_checkpoint(latest_checkpoint(tmp_path)).state("run") == {"steps": 2}
+    write_checkpoint(tmp_path, 1, {"run": {"steps": 3}})
+    assert read_checkpoint(latest_checkpoint(tmp_path)).state("run") == {"steps": 3}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_old_state_of_a_step_stays_until_the_new_one_is_there(tmp_path, monkeypatch):
+    _write(tmp_path)
+    rename = os.rename
+
+    def end(source, target):
+        """The process ends when the new one is to take its place."""
+        if "step_" in Path(target).name[:5]:
+            sys.exit(1)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", end)
+    with pytest.raises(SystemExit):
+        write_checkpoint(tmp_path, 1, {"run": {"steps": 2}})
+    assert read_checkpoint(latest_checkpoint(tmp_path)).state("run")["steps"] != 2
 
 
 @pytest.mark.parametrize("name", ["model.pt", "rows/deep/a.bin"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny_run import make_trainer, resumed_trainer
 
-from torchrl_wm.training import CheckpointError, UpdateRatio
+from torchrl_wm.envs import NotReproducibleError
+from torchrl_wm.training import CheckpointError, UpdateRatio, snapshot
 from torchrl_wm.training.logging import CsvFile
 
 
@@ -73,7 +74,8 @@ def test_counts_of_a_run(tmp_path):
     assert trainer.algorithm.pretrained == 7
     assert len(result.returns) == 2
     assert [int(row["step"]) for row in CsvFile(tmp_path / "evaluation.csv").rows()] == [70, 120]
-    assert sorted(path.name[-3:] for path in (tmp_path / "checkpoints").iterdir()) == ["060", "120"]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert [int(name.split("_")[1]) for name in kept] == [60, 120]
 
 
 def test_warm_up_acts_at_random_with_real_latents(tmp_path):
@@ -145,6 +147,52 @@ def test_nan_stops_the_run_and_names_the_metric(tmp_path):
     assert all(value.isfinite().all() for value in _weights(resumed).values())
 
 
+@pytest.mark.parametrize("part", ["update", "policy"])
+def test_latents_that_are_no_numbers_are_told_by_their_metric(tmp_path, part):
+    trainer = make_trainer(tmp_path, total_steps=400)
+    update = trainer.algorithm.update
+
+    def poisoned(sample):
+        if trainer.updates == 25:
+            trainer.algorithm.world_model.reward.bias.data.fill_(float("nan"))
+            if part == "policy":  # not what is written back, but what the next step carries
+                results = update(sample)
+                trainer.algorithm.world_model.cell.bias.data.fill_(float("nan"))
+                return results
+        return update(sample)
+
+    trainer.algorithm.update = poisoned
+    with pytest.raises(FloatingPointError, match="loss_reward"):
+        trainer.run()
+    assert math.isnan(float(CsvFile(tmp_path / "metrics.csv").rows()[-1]["loss_reward"]))
+
+
+def test_new_episodes_after_a_resume_are_counted_from_their_beginning(tmp_path, monkeypatch):
+    def none(env):
+        raise NotReproducibleError("No episodes are kept here.")
+
+    monkeypatch.setattr(snapshot, "episode_state", none)
+    with pytest.warns(UserWarning, match="will begin new episodes"):
+        make_trainer(tmp_path, total_steps=50).run()
+    resumed = resumed_trainer(tmp_path)
+    assert resumed.steps == 50 and resumed.episodes.count > 0
+    assert resumed.episodes.lengths.tolist() == [0] and resumed.episodes.returns.tolist() == [0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_to_all_processes_of_a_run_write_a_checkpoint(tmp_path, number):
+    script, run = str(Path(__file__).with_name("tiny_run.py")), tmp_path / "run"
+    command = [sys.executable, script, str(run), "--total-steps", "100000", "--parallel"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while len(list((run / "checkpoints").glob("step_*"))) < 1:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 128 + number
+
+
 def test_damaged_checkpoint_is_refused_and_the_one_before_works(tmp_path):
     make_trainer(tmp_path, total_steps=140).run()
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
@@ -165,6 +213,9 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 def test_too_short_a_warm_up_is_named(tmp_path):
     with pytest.raises(ValueError, match="warmup_steps=5 .* at least 10"):
         make_trainer(tmp_path, warmup_steps=5)
+    # Four sequences may start in two environments: two in each.
+    with pytest.raises(ValueError, match="warmup_steps=15 .* at least 16"):
+        make_trainer(tmp_path / "two", num_envs=2, warmup_steps=15)
 
 
 def test_full_rings_are_saved_before_they_are_overwritten(tmp_path):

@@ -190,10 +190,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("run_dir")
     parser.add_argument("--total-steps", type=int)
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--parallel", action="store_true")
     options = parser.parse_args()
     Path(options.run_dir).mkdir(exist_ok=True)
-    make = resumed_trainer if options.resume else make_trainer
-    trainer = make(options.run_dir, total_steps=options.total_steps)
+    env = None
+    if options.parallel:
+        env = make_gymnasium("CartPole-v1", num_envs=2, vectorization="parallel")
+    trainer = make_trainer(options.run_dir, total_steps=options.total_steps, env=env)
     print("ready", flush=True)
-    trainer.run()
+    try:
+        trainer.run()
+    finally:
+        trainer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,6 +18,7 @@ from torchrl_wm.objectives import SlowUpdate
 from torchrl_wm.policies import FilteringActor
 from torchrl_wm.world_models import WorldModel, make_rssm
 
+Sizes = TypeVar("Sizes")
 WorldModelFactory = Callable[..., WorldModel]
 
 
@@ -37,10 +38,13 @@ class Dreamer(nn.Module):
     def _step(self, **losses: Tensor) -> None:
         """One step of each named optimiser, which trains its own parameters and only those.
 
-        All gradients are taken before any weight moves.
+        All gradients are taken before any weight moves. Frozen parameters stay as they are.
         """
         for name, loss in losses.items():
-            parameters = [p for g in self.optimizers[name].param_groups for p in g["params"]]
+            groups = self.optimizers[name].param_groups
+            parameters = [p for g in groups for p in g["params"] if p.requires_grad]
+            if not parameters:
+                continue
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -89,18 +93,28 @@ def build_world_model(
     action_spec: Composite,
     defaults: Mapping[str, Any],
 ) -> WorldModel:
-    """Calls a world model factory with an algorithm's defaults for whatever it takes.
+    """Calls a world model factory with an algorithm's defaults for whatever it names.
 
     What a ``functools.partial`` sets already is kept; without a factory an RSSM is made.
+
+    Raises:
+        TypeError: for a factory that takes any option and names none.
     """
     factory = make_rssm if factory is None else factory
     chosen = factory.keywords if isinstance(factory, partial) else {}
     known = inspect.signature(factory).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    if takes_any and not known.keys() & defaults.keys():
+        raise TypeError(
+            f"{getattr(factory, '__name__', factory)} takes **options, but an algorithm only sets what a "
+            f"world model's factory names: name those of {sorted(defaults)} that it is to set, or give "
+            "functools.partial(make_rssm, ...)."
+        )
     offered = {k: v for k, v in defaults.items() if k in known and k not in chosen}
     return factory(observation_spec, action_spec, **offered)
 
 
-def preset(sizes: Mapping[str, Mapping[str, int]], name: str) -> Mapping[str, int]:
+def preset(sizes: Mapping[str, Sizes], name: str) -> Sizes:
     """The sizes of that name.
 
     Raises:

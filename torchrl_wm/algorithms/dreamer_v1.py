@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
 
+from torchrl_wm import keys
 from torchrl_wm.algorithms.dreamer import (
     Dreamer,
     WorldModelFactory,
@@ -33,6 +34,7 @@ from torchrl_wm.objectives import (
     make_divergence,
 )
 from torchrl_wm.policies import FilteringActor, make_exploration
+from torchrl_wm.ranges import Range
 
 WORLD_MODEL = {
     "style": "v1",
@@ -68,7 +70,7 @@ class DreamerV1(Dreamer):
         world_model (callable, optional): makes the world model from the specs; whatever it leaves
             open is set as in Dreamer v1. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
-        imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        imagination_horizon (int, optional): imagined steps, at least 2. Defaults to ``15``.
         imagination_starts (int, optional): how many of the last steps of each sequence imagination
             starts from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
@@ -127,6 +129,7 @@ class DreamerV1(Dreamer):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        Range(2, whole=True).check(imagination_horizon=imagination_horizon)
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
         sizes = preset(SIZES, size)
         chosen = {**WORLD_MODEL, **sizes, **flags, "use_continuation": use_continuation}
@@ -189,9 +192,10 @@ class DreamerV1(Dreamer):
         return results(model_losses, actor_losses, critic_losses)
 
     def _starts(self, latents: TensorDictBase, records: TensorDictBase):
-        """As in every Dreamer, but the last of a sequence may be the end of an episode.
+        """As in every Dreamer, but where ends are learned nothing is imagined to follow them.
 
-        Nothing follows that end: where ends are learned it is left out.
+        The reference leaves the last step of each of its sequences out, which end with their episode;
+        those of a replay of step records also end within.
         """
         if self.world_model.continuation_head is None:
             return super()._starts(latents, records)
@@ -199,4 +203,8 @@ class DreamerV1(Dreamer):
             raise ValueError(
                 "Dreamer v1 with use_continuation needs sequences of at least 2 steps."
             )
-        return super()._starts(latents[:, :-1], records[:, :-1])
+        records = records[:, :-1]
+        going_on, mask = ~records.get(keys.TERMINATED), records.get(keys.MASK, None)
+        if mask is not None:
+            going_on = going_on & mask.reshape(going_on.shape)
+        return super()._starts(latents[:, :-1], records.copy().set(keys.MASK, going_on))

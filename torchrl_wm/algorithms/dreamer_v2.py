@@ -33,6 +33,7 @@ from torchrl_wm.objectives import (
     make_divergence,
 )
 from torchrl_wm.policies import FilteringActor
+from torchrl_wm.ranges import Range
 
 WORLD_MODEL = {
     "style": "v2",
@@ -78,7 +79,7 @@ class DreamerV2(Dreamer):
         world_model (callable, optional): makes the world model from the specs; whatever it leaves
             open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
-        imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
+        imagination_horizon (int, optional): imagined steps, at least 2. Defaults to ``15``.
         imagination_starts (int, optional): how many of the last steps of each sequence imagination
             starts from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
@@ -146,6 +147,7 @@ class DreamerV2(Dreamer):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        Range(2, whole=True).check(imagination_horizon=imagination_horizon)
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog}
         sizes = preset(SIZES, size)
         chosen = {**WORLD_MODEL, **sizes, **flags, "use_continuation": use_continuation}

@@ -1,6 +1,7 @@
 """DreamerV3 (https://arxiv.org/abs/2301.04104), as in the authors' current code.
 
 Differs from the paper: the return scale starts at 0 and the policy has no uniform share, as in the code.
+Differs from the code: sequences are drawn uniformly, the newest ones are not trained on first once more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torchrl_wm.algorithms.dreamer import (
     Dreamer,
     WorldModelFactory,
     build_world_model,
+    preset,
     results,
     total,
 )
@@ -36,7 +38,7 @@ from torchrl_wm.objectives import (
 )
 from torchrl_wm.policies import FilteringActor
 
-SIZES = {
+_SIZES = {  # belief, units of all layers, classes of a categorical, channels of images
     "tiny": (128, 64, 4, 4),  # not among the published ones: for classic control on a CPU
     "size1m": (512, 64, 4, 4),
     "size12m": (2048, 256, 16, 16),
@@ -46,10 +48,9 @@ SIZES = {
     "size200m": (8192, 1024, 64, 64),
     "size400m": (12288, 1536, 96, 96),
 }
-"""Presets: size of the belief, units of all layers, classes of a categorical, channels of images."""
 
 
-def sizes(preset: str) -> dict[str, int]:
+def sizes(name: str) -> dict[str, int]:
     """The options of :func:`~torchrl_wm.world_models.make_rssm` for a preset.
 
     Raises:
@@ -59,9 +60,7 @@ def sizes(preset: str) -> dict[str, int]:
         >>> sizes("size1m")["belief_size"]
         512
     """
-    if preset not in SIZES:
-        raise ValueError(f"Unknown size {preset!r}; expected one of {list(SIZES)}.")
-    belief, units, classes, depth = SIZES[preset]
+    belief, units, classes, depth = preset(_SIZES, name)
     return {
         "belief_size": belief,
         "hidden_size": units,

@@ -50,6 +50,8 @@ class TensorFlowAdam(torch.optim.AdamW):
         """One step; gradients are clipped by their global norm first."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             state = self.state.get(parameters[0], {})

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from torchrl_wm.ranges import COUNT, NUMBER, RATE, SHARE, WEIGHT, Range
 
 RANGES: dict[str, Range] = {
-    **dict.fromkeys(["discount", "lambda_", "critic_ema_decay", "mix", "return_rate"], SHARE),
+    **dict.fromkeys(["lambda_", "mix", "return_rate"], SHARE),
+    "discount": Range(0, 1, excluded=(0,)),
+    "critic_ema_decay": Range(0, 1, excluded=(1,)),
     **dict.fromkeys(["reanalyze_ratio", "priority_alpha", "priority_beta"], SHARE),
     **dict.fromkeys(["entropy", "free_bits", "weight_decay", "exploration_noise"], WEIGHT),
     **dict.fromkeys(["reconstruction_scale", "reward_scale", "continuation_scale"], WEIGHT),
     **dict.fromkeys(["policy_scale", "value_scale", "consistency_scale"], WEIGHT),
     **dict.fromkeys(["overshooting_scale", "replay_critic_scale"], WEIGHT),
     **dict.fromkeys(["lr", "world_model_lr", "actor_lr", "critic_lr"], RATE),
-    **dict.fromkeys(["agc", "grad_clip"], RATE),
+    **dict.fromkeys(["grad_clip"], RATE),
+    **dict.fromkeys(["agc"], WEIGHT),
     **dict.fromkeys(["imagination_starts", "actor_layers", "critic_layers"], NUMBER),
     **dict.fromkeys(["lr_warmup", "overshooting_distance", "temperature_decay"], NUMBER),
     **dict.fromkeys(["unroll_steps"], NUMBER),

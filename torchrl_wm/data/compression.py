@@ -105,6 +105,10 @@ def _encode_one_hot(key: NestedKey, latent: Tensor, classes: int) -> Tensor:
     is_set = largest > 0.5
     # One large entry and a sum of absolute values that is no larger: all others are zero.
     rest = (variables.abs().sum(-1) - is_set.to(latent.dtype)).abs()
+    if not bool(latent.isfinite().all()):
+        raise ValueError(
+            f"The latent {key!r} is not finite; the network that made it is not, either."
+        )
     if not bool(((rest < 1e-3) & ((largest - is_set.to(latent.dtype)).abs() < 1e-3)).all()):
         raise ValueError(
             f"The latent {key!r} is not one-hot in groups of {classes} classes, so it cannot be "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torchrl.envs import Compose, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
@@ -91,6 +94,17 @@ def check_common_options(
         COUNT.check(max_episode_steps=max_episode_steps)
 
 
+def _undisturbed(single: Callable[..., EnvBase], learner: int, **options) -> EnvBase:
+    """One environment; in a process of its own, signals to stop are left to the learner's.
+
+    Ctrl-C reaches all processes of a terminal, and without its workers a run could not be written down.
+    """
+    if os.getpid() != learner:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    return single(**options)
+
+
 def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) -> EnvBase:
     # One callable with an index each: TorchRL then knows that all have the same specs.
     indices = [{"index": index} for index in range(num_envs)]
@@ -99,7 +113,7 @@ def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) ->
     # Collecting and learning take turns, so the learner keeps its threads and a worker gets one.
     return ParallelEnv(
         num_envs,
-        single,
+        partial(_undisturbed, single, os.getpid()),
         create_env_kwargs=indices,
         num_threads=torch.get_num_threads(),
         num_sub_threads=1,

@@ -90,8 +90,9 @@ class ActorLoss(LossModule):
         baseline = value
         mask = tensordict.get(self.tensor_keys.mask, None)
         if self.normalizer is not None:
-            returns = target.detach()
-            self.normalizer.update(returns if mask is None else returns[mask])
+            returns = target.detach() if mask is None else target.detach()[mask]
+            if len(returns):
+                self.normalizer.update(returns)
             scale = self.normalizer.scale()
             target, baseline = target / scale, value / scale
         advantage = target - baseline

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torchrl.objectives.utils import hold_out_net
 
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.pieces import in_pieces
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
+
+
+@contextmanager
+def _held_out(module: nn.Module) -> Iterator[None]:
+    """Inside, no parameter of ``module`` is trained; those that were frozen before stay so."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class Imagination(nn.Module):
@@ -72,7 +85,7 @@ class Imagination(nn.Module):
         """
         policies: list[Tensor] = []
         act = self._acting(policies)
-        with torch.set_grad_enabled(self.through_dynamics), hold_out_net(self.world_model):
+        with torch.set_grad_enabled(self.through_dynamics), _held_out(self.world_model):
             start = latents.select(*self.world_model.latent_keys).detach()
             trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
             trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)

@@ -63,6 +63,11 @@ def write_checkpoint(
     for stale in folder.glob(f"{_ASIDE}*"):
         shutil.rmtree(stale)
     target = folder / f"step_{step:012d}"
+    replaced = [path for path in list_checkpoints(folder) if path.name.startswith(target.name)]
+    if replaced:  # an update or an evaluation later: the old one stays until the new one is there
+        target = (
+            folder / f"{target.name}_{int(replaced[-1].name[len(target.name) + 1 :] or 0) + 1:06d}"
+        )
     aside = folder / f"{_ASIDE}{target.name}"
     aside.mkdir()
     for name, state in states.items():
@@ -71,12 +76,10 @@ def write_checkpoint(
         (aside / name).mkdir()
         write(aside / name)
     _seal(aside, step)
-    if target.exists():  # a later state of the same step: an update or an evaluation was done
-        os.rename(target, folder / f"{_ASIDE}replaced")
     os.rename(aside, target)
     _flush(folder)
-    shutil.rmtree(folder / f"{_ASIDE}replaced", ignore_errors=True)
-    for old in list_checkpoints(folder)[:-keep]:
+    older = [path for path in list_checkpoints(folder) if path not in replaced]
+    for old in [*replaced, *older[:-keep]]:
         shutil.rmtree(old)
     return target
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +208,8 @@ class Trainer:
         if room is not None and room < 2 * self.steps_per_batch:
             self.save()  # else rows that the last checkpoint refers to would be overwritten
         batch: TensorDictBase = next(self.batches)
-        self.replay.extend(batch)
+        with self._naming_metrics():
+            self.replay.extend(batch)
         self.episodes.add(batch)
         self.steps += batch.numel() * self.action_repeat
         if not warm_up:
@@ -226,7 +229,18 @@ class Trainer:
         self.updates += 1
         self.metrics.add(metrics)
         if latents is not None:
-            self.replay.write_back(sample, latents)
+            with self._naming_metrics():
+                self.replay.write_back(sample, latents)
+
+    @contextmanager
+    def _naming_metrics(self) -> Iterator[None]:
+        """Latents that are no numbers are told by the metrics that became none before them."""
+        try:
+            yield
+        except ValueError:
+            if not_finite(self.metrics.means()):
+                self._write_line()  # which raises
+            raise
 
     def _evaluate(self, interruption: Interruption) -> EvaluationResult | None:
         self.algorithm.policy.random_actions = False
@@ -282,8 +296,10 @@ class Trainer:
                 f"from this config: {error}"
             ) from error
         self.replay.load(checkpoint.folder("replay"))
-        load_experience_state(self.env, self.collector, checkpoint.state("experience"))
+        goes_on = load_experience_state(self.env, self.collector, checkpoint.state("experience"))
         self._load_run_state(checkpoint.state("run"))
+        if not goes_on:
+            self.episodes.restart()
 
     def _run_state(self) -> dict[str, Any]:
         intervals = (self.logging, self.evaluating, self.checkpointing)
@@ -324,7 +340,8 @@ class Trainer:
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:
     """Updates can only begin when there is a sequence to sample."""
-    least = replay.num_envs * (replay.slice_length + replay.batch_size) * repeat
+    starts = -(-replay.batch_size // replay.num_envs)
+    least = replay.num_envs * (replay.slice_length + starts) * repeat
     if warmup_steps < least:
         raise ValueError(
             f"warmup_steps={warmup_steps} is too short to fill one batch of {replay.batch_size} "

@@ -36,11 +36,6 @@ class MetricWindow:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def add_number(self, name: str, value: float) -> None:
-        """Adds one number."""
-        self.sums[name] = self.sums.get(name, torch.zeros((), dtype=torch.float64)) + value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
     def means(self) -> dict[str, float]:
         """The averages so far."""
         if not self.sums:

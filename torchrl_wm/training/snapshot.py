@@ -34,14 +34,19 @@ def experience_state(env: EnvBase, collector: Collector) -> dict[str, Any]:
     return {"carrier": carrier.detach().cpu().clone().to_dict(), "episodes": episodes}
 
 
-def load_experience_state(env: EnvBase, collector: Collector, state: dict[str, Any]) -> None:
-    """Restores what :func:`experience_state` returned into a freshly built collector."""
+def load_experience_state(env: EnvBase, collector: Collector, state: dict[str, Any]) -> bool:
+    """Restores what :func:`experience_state` returned into a freshly built collector.
+
+    Returns:
+        bool: whether the episodes go on; otherwise new ones have begun.
+    """
     if state["episodes"] is None:
-        return
+        return False
     restore_episode_state(env, state["episodes"])
     fresh: TensorDictBase = collector._carrier
     carrier = TensorDict(state["carrier"], batch_size=fresh.batch_size, device=fresh.device)
     collector._carrier = carrier
+    return True
 
 
 def require_plain(state: Any, path: str = "state") -> None:

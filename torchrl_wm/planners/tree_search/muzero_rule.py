@@ -65,8 +65,8 @@ class MuZeroRule:
             )
         if isinstance(self.normalization, FixedBounds):
             low, high = self.normalization[:2]
-            if not low < high:
-                raise ValueError(f"FixedBounds needs low < high; got {low} and {high}.")
+            if not low <= high:
+                raise ValueError(f"FixedBounds needs low <= high; got {low} and {high}.")
 
     # -- the root ----------------------------------------------------------------------------------
     def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:
