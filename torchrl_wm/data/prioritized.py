@@ -11,6 +11,8 @@ from torchrl_wm.data.rings import RingWriter
 from torchrl_wm.data.samplers import SequenceSampler
 from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
 
+_TRIES = 8
+
 
 class PrioritizedSequenceSampler(SequenceSampler):
     """Draws sequences by the priority of one of their records, the *root*.
@@ -19,8 +21,8 @@ class PrioritizedSequenceSampler(SequenceSampler):
     checkpointed with them and this sampler keeps no state. An infinite one, that of a record not yet
     trained on, counts as the largest of the others. Final records are no roots: nothing was done there.
 
-    Every sample goes over the priorities of all roots, which for a million records takes a few
-    milliseconds. Beside the rows it gives ``priority_weight``, the importance weight of each sequence.
+    A sample by priority goes once over the priorities of all records; an even one over none. Beside the
+    rows it gives ``priority_weight``, the importance weight of each sequence.
 
     Args:
         writer (RingWriter): the writer of the same buffer.
@@ -72,51 +74,82 @@ class PrioritizedSequenceSampler(SequenceSampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
         """Rows of ``batch_size // length`` sequences, joined, and the weight of each row."""
         self._check_batch_size(batch_size)
-        slots, environment = self._roots(storage)
-        writer = self.writer
-        probability = self._probabilities(storage, slots * writer.num_envs + environment)
-        edges = probability.cumsum(0)
         count = batch_size // self.length
-        draw = torch.rand(count, generator=self._rng, dtype=edges.dtype) * edges[-1]
-        drawn = torch.searchsorted(edges, draw, right=True).clamp_max(len(edges) - 1)
-        weight = importance_weights(probability[drawn], len(probability), beta=self.beta).float()
-        offsets = torch.arange(self.length) - self.root
-        slot = (slots[drawn, None] + offsets) % writer.slots
-        rows = (slot * writer.num_envs + environment[drawn, None]).flatten()
-        return rows, {keys.PRIORITY_WEIGHT: weight.repeat_interleave(self.length)}
+        if self.alpha:
+            first, environment, weight = self._draw_by_priority(storage, count)
+        else:
+            (first, environment), weight = self._draw(storage, count), torch.ones(count)
+        weights = weight.repeat_interleave(self.length)
+        return self._rows(first, environment), {keys.PRIORITY_WEIGHT: weights}
 
-    def _roots(self, storage: Storage) -> tuple[Tensor, Tensor]:
-        """Slot and environment of every record that may be a root, each ``[N]``."""
-        writer, starts = self.writer, self.starts()
-        environment = torch.arange(writer.num_envs).repeat_interleave(starts)
-        first = writer.counts - writer.sampleable() + self.root
-        offset = torch.arange(len(environment)) - (starts.cumsum(0) - starts)[environment]
-        slots = (first[environment] + offset) % writer.slots
-        rows = slots * writer.num_envs + environment
+    def _draw(self, storage: Storage, count: int) -> tuple[Tensor, Tensor]:
+        """Sequences drawn evenly among those whose root is not final."""
+        first, environment = super()._draw(storage, count)
+        # Few roots are final: it is faster to draw again than to look for all the others.
+        for _ in range(_TRIES):
+            final = self._final(storage)[self._root_row(first, environment)]
+            if not final.any():
+                return first, environment
+            first[final], environment[final] = super()._draw(storage, int(final.sum()))
+        even = self._roots(storage).double()
+        return self._sequences(self._draw_rows(even.cumsum(0), count))
+
+    def _draw_by_priority(self, storage: Storage, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """First slot, environment and importance weight of sequences drawn by their priority."""
+        roots = self._roots(storage)
+        priority = self._priorities(storage, roots)
+        probability = priority_probabilities(priority, alpha=self.alpha).masked_fill(~roots, 0.0)
+        edges = probability.cumsum(0, dtype=torch.float64)
+        drawn = self._draw_rows(edges, count)
+        probability = probability[drawn].double() / edges[-1]
+        weight = importance_weights(probability, int(roots.sum()), beta=self.beta)
+        return *self._sequences(drawn), weight.float()
+
+    def _draw_rows(self, edges: Tensor, count: int) -> Tensor:
+        draw = torch.rand(count, generator=self._rng, dtype=edges.dtype) * edges[-1]
+        below = torch.nextafter(edges[-1], edges[-1].new_zeros(()))
+        return torch.searchsorted(edges, draw.clamp_max(below), right=True)
+
+    def _sequences(self, root_row: Tensor) -> tuple[Tensor, Tensor]:
+        """First slot and environment of the sequences with these roots."""
+        slot, environment = root_row // self.writer.num_envs, root_row % self.writer.num_envs
+        return (slot - self.root) % self.writer.slots, environment
+
+    def _root_row(self, first: Tensor, environment: Tensor) -> Tensor:
+        return (first + self.root) % self.writer.slots * self.writer.num_envs + environment
+
+    def _final(self, storage: Storage) -> Tensor:
         # By column: `storage.get(rows)` would gather the observations of all rows.
-        going_on = ~storage._storage.get(keys.IS_LAST)[rows, 0] if len(rows) else rows.bool()
-        if not going_on.any():
+        return storage._storage.get(keys.IS_LAST)[: self.writer.slots * self.writer.num_envs, 0]
+
+    def _roots(self, storage: Storage) -> Tensor:
+        """Whether a row may be a root, of all rows, ``[slots * E]``."""
+        writer = self.writer
+        begins = (writer.counts - writer.sampleable() + self.root) % writer.slots
+        roots = torch.zeros(writer.slots, writer.num_envs, dtype=torch.bool)
+        ends = begins + self.starts()
+        for environment, (begin, end) in enumerate(
+            zip(begins.tolist(), ends.tolist(), strict=True)
+        ):
+            roots[begin:end, environment] = True
+            roots[: max(end - writer.slots, 0), environment] = True  # beyond the seam of the ring
+        roots = roots.flatten() & ~self._final(storage)
+        if not roots.any():
             raise RuntimeError(
                 f"A sequence needs {self.length} records of one environment and a root that is not "
                 "the end of an episode; collect more before sampling."
             )
-        return slots[going_on], environment[going_on]
+        return roots
 
-    def _probabilities(self, storage: Storage, rows: Tensor) -> Tensor:
-        if not self.alpha:
-            return torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
+    def _priorities(self, storage: Storage, roots: Tensor) -> Tensor:
+        """The priorities of all rows ``[slots * E]``, finite where a row may be a root."""
         column = storage._storage.get(keys.PRIORITY, None)
         if column is None:
             raise KeyError(
                 f"Sampling by priority needs the entry {keys.PRIORITY!r} among the records; name it in "
                 "extra_keys of the replay and let the policy write it, or use alpha=0."
             )
-        priority = column[rows, 0].double()
+        priority = column[: len(roots), 0].masked_fill(~roots, 0.0)
         fresh = priority.isinf()
-        if fresh.any():
-            known = priority[~fresh]
-            largest = known.max() if len(known) else priority.new_zeros(())
-            priority = torch.where(
-                fresh, largest if largest > 0 else torch.ones_like(largest), priority
-            )
-        return priority_probabilities(priority, alpha=self.alpha)
+        largest = priority.masked_fill(fresh, 0.0).max()
+        return priority.masked_fill(fresh, float(largest) or 1.0)

@@ -56,6 +56,10 @@ class SequenceSampler(Sampler):
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict]:
         """Rows of ``batch_size // length`` sequences, joined: ``[batch_size]`` int64."""
         self._check_batch_size(batch_size)
+        return self._rows(*self._draw(storage, batch_size // self.length)), {}
+
+    def _draw(self, storage: Storage, count: int) -> tuple[Tensor, Tensor]:
+        """First slot and environment of ``count`` sequences."""
         writer = self.writer
         starts = self.starts()
         edges = starts.cumsum(0)
@@ -65,12 +69,16 @@ class SequenceSampler(Sampler):
                 f"A sequence needs {self.length} records of one environment, but the replay holds "
                 f"at most {int(writer.sampleable().max())}; collect more before sampling."
             )
-        draw = torch.randint(total, (batch_size // self.length,), generator=self._rng)
+        draw = torch.randint(total, (count,), generator=self._rng)
         environment = torch.searchsorted(edges, draw, right=True)
         oldest = writer.counts - writer.sampleable()
         first = draw - (edges - starts)[environment] + oldest[environment]
-        slot = (first[:, None] + torch.arange(self.length)) % writer.slots
-        return (slot * writer.num_envs + environment[:, None]).flatten(), {}
+        return first % writer.slots, environment
+
+    def _rows(self, first: Tensor, environment: Tensor) -> Tensor:
+        """The rows of the sequences that begin in these slots, joined."""
+        slot = (first[:, None] + torch.arange(self.length)) % self.writer.slots
+        return (slot * self.writer.num_envs + environment[:, None]).flatten()
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < self.length or batch_size % self.length:
