@@ -168,10 +168,25 @@ def test_values_of_truncated_ends_come_from_the_network():
     assert asked == [1]
     assert out["bootstrap_value"][0, :, 0].tolist() == [100.0] * 3 + [7.0] + [100.0] * 4
     assert (out["root_value"] == 100).all()
-    out = BootstrapValues(evaluate, everywhere=True)(out)
-    assert asked == [1, 8] and (out["bootstrap_value"] == 7).all()
+    out = BootstrapValues(evaluate, length=8, evaluated=slice(5, 7))(out)
+    assert asked == [1, 3]
+    assert out["bootstrap_value"][0, :, 0].tolist() == [100.0] * 3 + [7.0, 100.0, 7.0, 7.0, 100.0]
     fill(searched(windows([3])))
-    assert asked == [1, 8]
+    assert asked == [1, 3]
+
+
+@pytest.mark.parametrize("last", [[], [3], [5, 6]])
+def test_returns_read_no_value_but_those_of_so_many_steps_later_and_of_truncated_ends(last):
+    targets = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, **TARGETS)
+    rows = windows(last, terminated=False)
+    length, later = targets.length, slice(1 + TARGETS["td_steps"], None)
+    rows = rows[:, :length].rename_key_("bootstrap_value", "root_value")
+    network = lambda records: 9.0 + torch.arange(len(records)).unsqueeze(1)
+    expected = targets(BootstrapValues(network, length=length, evaluated=later)(rows.clone()))
+    rows["root_value"][:] = float("nan")
+    found = targets(BootstrapValues(network, length=length, evaluated=later)(rows))
+    mask = expected["target", "value_mask"]
+    assert torch.equal(found["target", "value"][mask], expected["target", "value"][mask])
 
 
 @pytest.mark.parametrize("options", [{"td_steps": 0}, {"unroll_steps": -1}, {"root": -1}])

@@ -230,14 +230,17 @@ class MuZero(nn.Module):
         Its ``observation_keys`` are :func:`~torchrl_wm.envs.recorded_keys` of the environment: searches of
         old records and the signs of two players need the rules.
         """
-        fill = BootstrapValues(self._target_values, everywhere=not self.use_mcts_targets)
-        transforms = [fill, self.targets]
+        targets = self.targets
+        # The values that returns end in are those of so many steps later; no others are read.
+        ends = slice(0, 0) if self.use_mcts_targets else slice(self.root + targets.td_steps, None)
+        fill = BootstrapValues(self._target_values, length=targets.length, evaluated=ends)
+        transforms = [fill, targets]
         if self.reanalyze_ratio:
             transforms.insert(0, self._reanalyze())
         if self.frames is not None:
-            transforms.insert(0, StackedFrames(self.frames, length=self.targets.length))
+            transforms.insert(0, StackedFrames(self.frames, length=targets.length))
         return {
-            "slice_length": self.targets.length - 1,
+            "slice_length": targets.length - 1,
             "latents": self.world_model.latent_codecs,
             "extra_keys": self.policy.note_keys,
             "sampler": self.sampler,
@@ -267,7 +270,8 @@ class MuZero(nn.Module):
         if not (self.reanalyze_ratio or self.use_priorities):
             return None
         rows, first = sample[:, 1:], self.root - 1
-        notes = rows.select(*self.searched, keys.SEARCH_VERSION)
+        found = [*self.searched, keys.SEARCH_VERSION] if self.reanalyze_ratio else []
+        notes = rows.select(*found)
         errors = rows.get(keys.PRIORITY).clone()
         errors[:, first : first + priority.shape[1]] = priority
         mask = rows.get(keys.POLICY_MASK).squeeze(-1)

@@ -13,19 +13,22 @@ from torchrl_wm.data.records import required
 
 Evaluate = Callable[[TensorDictBase], Tensor]
 
+_NO_POSITIONS = slice(0, 0)
+
 
 class BootstrapValues(Transform):
     """Adds to sampled records the values that returns end in: ``bootstrap_value``.
 
     That is what the search found, ``root_value``, but for the final records of truncated episodes,
-    which nobody has searched: those are evaluated by a network. With ``everywhere`` all are, as by
-    MuZero's target network in Reanalyze (https://arxiv.org/abs/2104.06294).
+    which nobody has searched: those are evaluated by a network. So are the records at the positions
+    ``evaluated``, as by MuZero's target network in Reanalyze (https://arxiv.org/abs/2104.06294).
 
     Args:
         evaluate (callable): records ``[N]`` to values ``[N, 1]``.
 
     Keyword Args:
-        everywhere (bool, optional): evaluate all records. Defaults to ``False``.
+        length (int, optional): records in a sequence. Defaults to ``1``.
+        evaluated (slice, optional): positions in a sequence. Defaults to none.
 
     Raises:
         KeyError: for a missing entry.
@@ -42,18 +45,17 @@ class BootstrapValues(Transform):
                 [7.]])
     """
 
-    def __init__(self, evaluate: Evaluate, *, everywhere: bool = False):
+    def __init__(self, evaluate: Evaluate, *, length: int = 1, evaluated: slice = _NO_POSITIONS):
         super().__init__()
-        self.evaluate, self.everywhere = evaluate, everywhere
+        self.evaluate, self.length, self.evaluated = evaluate, length, evaluated
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Adds the values to records ``[...]``."""
+        """Adds the values to records ``[B * length]`` or ``[B, length]``."""
         value = required(tensordict, keys.ROOT_VALUE).clone()
-        if self.everywhere:
-            value = self.evaluate(tensordict.reshape(-1)).reshape(value.shape).to(value)
-            return tensordict.set(keys.BOOTSTRAP_VALUE, value)
-        truncated = required(tensordict, keys.IS_LAST) & ~required(tensordict, keys.TERMINATED)
-        truncated = truncated.reshape(tensordict.shape)
-        if truncated.any():
-            value[truncated] = self.evaluate(tensordict[truncated]).to(value)
+        chosen = required(tensordict, keys.IS_LAST) & ~required(tensordict, keys.TERMINATED)
+        chosen = chosen.reshape(-1, self.length)
+        chosen[:, self.evaluated] = True
+        chosen = chosen.reshape(tensordict.shape)
+        if chosen.any():
+            value[chosen] = self.evaluate(tensordict[chosen]).to(value)
         return tensordict.set(keys.BOOTSTRAP_VALUE, value)

@@ -77,7 +77,9 @@ class Reanalyze(Transform):
         chosen = torch.zeros(rows.shape, dtype=torch.bool)
         count = round(self.ratio * len(rows))
         chosen[:count, self.root : self.root + self.unroll_steps + 1] = True
-        chosen &= ~required(rows, keys.IS_LAST).reshape(rows.shape).cpu()
+        # Neither the end of the root's episode, where nothing was done, nor what comes after it.
+        last = required(rows, keys.IS_LAST).reshape(rows.shape)[:, self.root :].cpu()
+        chosen[:, self.root :] &= ~last.cumsum(1).bool()
         if not chosen.any():
             return tensordict
         chosen = chosen.reshape(tensordict.shape)
