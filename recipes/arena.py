@@ -152,7 +152,13 @@ def main(arguments: list[str] | None = None) -> None:
     algorithm, _, step = load_agent(run, device, checkpoint=options.checkpoint, num_envs=1)
     if options.simulations is not None:
         algorithm.evaluation_policy.search.num_simulations = options.simulations
-    game = resolve_factory(OmegaConf.create(run.config).env.factory)()
+    factory = OmegaConf.create(run.config).env.get("factory")
+    game = None if factory is None else resolve_factory(factory)()
+    if not (isinstance(game, LineGame) and hasattr(algorithm, "plan")):
+        raise SystemExit(
+            f"{options.run_dir} is no run of self-play: the arena is for those of algorithm=alphazero "
+            "with env=tictactoe or env=connect_four."
+        )
     opponent = OPPONENTS[options.opponent](game)
     agent = lambda games: algorithm.plan(games.clone())["action"]
     for side, pair, sign in (("first", (agent, opponent), 1), ("second", (opponent, agent), -1)):

@@ -91,6 +91,7 @@ def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
     output = command("train", "resume=part", "seed=3", fails=True)
     assert "seed=3" in output and "total_steps, device, threads" in output
     assert "is not a run folder" in command("train", "resume=.", fails=True)
+    assert "algorithm=alphazero" in command("arena", "part", fails=True)
 
 
 def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
@@ -117,6 +118,11 @@ def test_wrong_names_list_the_valid_ones(command, tmp_path, argument, expected):
     output = command("train", argument, "total_steps=1", fails=True)
     assert all(part in output for part in expected), output
     assert not list(tmp_path.iterdir())
+
+
+def test_games_of_two_players_are_not_played_as_if_by_one(command, tmp_path):
+    output = command("train", "algorithm=muzero", "env=tictactoe", fails=True)
+    assert "algorithm.two_players=true" in output and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -7,10 +7,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchrl.envs import EnvBase
 
+from torchrl_wm import keys
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat, model_specs, recorded_keys
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
-from torchrl_wm.training.configuration import instantiate, require_parameter
+from torchrl_wm.training.configuration import OptionError, instantiate, require_parameter
 from torchrl_wm.training.evaluation import Evaluator
 from torchrl_wm.training.loop import Trainer, with_latents
 from torchrl_wm.training.ratio import UpdateRatio
@@ -21,8 +22,15 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
     """The algorithm of ``config`` for the specs of ``env``.
 
     Raises:
-        OptionError: for a planner beside an algorithm that takes none.
+        OptionError: for a planner beside an algorithm that takes none, and for a game of two players
+            that the algorithm is not told of.
     """
+    two_players = config.algorithm.get("two_players", True)
+    if not two_players and keys.TO_PLAY in env.full_observation_spec.keys(True, True):
+        raise OptionError(
+            "In this environment two players take turns: set algorithm.two_players=true, as "
+            "algorithm=alphazero does."
+        )
     parts = {"world_model": instantiate(config.world_model)}
     if config.get("planner") is not None:
         require_parameter(config.algorithm, "planner")

@@ -228,7 +228,7 @@ class Evaluator(nn.Module):
                 warnings.simplefilter("ignore")
                 index = torch.arange(rows, device=store.device)
                 latents = [x[:rows].clone() for x in store.buffers]
-                inputs = index, torch.zeros_like(index), *latents, *map(torch.empty_like, latents)
+                inputs = index, index % self._num_actions, *latents, *map(torch.empty_like, latents)
                 record = self._program if kind == "program" else self._trace
                 self._recorded[kind] = record(inputs)
         return self._recorded[kind]
