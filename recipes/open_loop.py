@@ -31,10 +31,15 @@ def main(arguments: list[str] | None = None) -> None:
     algorithm, env, step = load_agent(
         run, torch.device("cpu"), seed=options.seed, num_envs=options.sequences
     )
+    key = decoded_key(algorithm.world_model, options.key)
     records = play(env, algorithm.evaluation_policy, options.skip + options.context + options.steps)
     env.close()
-    key = options.key or next(iter(algorithm.world_model.decoder.out_keys))
     truth, predicted = predict(algorithm.world_model, records, key, options.steps)
+    if not len(truth):
+        raise SystemExit(
+            f"An episode ended within the last {options.steps} steps of every sequence: lower --steps or "
+            "--skip, or raise --sequences."
+        )
     rows = compare(truth, predicted, options.steps)
     write(Path(run.path) / "open_loop.csv", rows)
     for row in rows:
@@ -43,6 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
     if truth.ndim == 5:
         draw(Path(run.path) / "open_loop.png", truth, predicted, options.steps)
     print(f"mean squared errors of {key!r} at step {step:,} of the run, {len(truth)} sequences")
+
+
+def decoded_key(model: WorldModel, wanted: str | None) -> str:
+    """The observation to compare: that name, or the first that the model decodes."""
+    names = [] if model.decoder is None else list(model.decoder.out_keys)
+    if not names:
+        raise SystemExit("The world model of this run decodes no observations: nothing to compare.")
+    if wanted is not None and wanted not in names:
+        raise SystemExit(f"--key {wanted}: the world model decodes {', '.join(map(str, names))}.")
+    return names[0] if wanted is None else wanted
 
 
 def play(env: EnvBase, policy: nn.Module, steps: int) -> TensorDict:

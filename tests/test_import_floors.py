@@ -7,7 +7,7 @@ import torchrl_wm
 
 PACKAGE = Path(torchrl_wm.__file__).parent
 FLOORS = [
-    {"keys"},
+    {"keys", "ranges"},
     {"functional"},
     {"modules"},
     {"envs", "data", "world_models"},

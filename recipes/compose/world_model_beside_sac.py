@@ -41,6 +41,7 @@ def main(frames: int = 10_000, batches: int = 8, length: int = 16) -> dict[str, 
     """Trains SAC and, from its data, a world model; returns the world model's first and last loss."""
     torch.manual_seed(0)
     env = TransformedEnv(GymEnv("Pendulum-v1"), StepCounter())
+    env.set_seed(0)
     policy, sac = make_sac(env)
     collector = Collector(env, policy, frames_per_batch=100, total_frames=frames)
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100_000), batch_size=128)

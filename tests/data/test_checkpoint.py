@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,12 @@ from tensordict import TensorDict
 from torchrl.data import Unbounded
 
 from torchrl_wm.data import StepReplay
+from torchrl_wm.data.arrays import write_array
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process():
+    with pytest.raises(OSError, match="No space left"):
+        write_array(Path("/dev/full"), torch.zeros(100_000, 1))
 
 
 def make(scratch_dir=None, *, capacity=30, slack=12, **options):

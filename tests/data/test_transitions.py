@@ -215,6 +215,13 @@ def test_each_broken_proof_is_named(transitions, encoding):
             to_records(broken)
 
 
+def test_what_is_not_a_number_is_not_blamed_on_the_order(transitions, encoding):
+    rows, _ = transitions([[0, 0, 0, 0]])
+    rows["next", "observation"][0, 1] = float("nan")
+    with pytest.raises(ValueError, match="'observation'.* holds NaN"):
+        StepRecords(encoding, length=4, **KEYS)(rows)
+
+
 def test_ragged_and_padded_batches_are_refused(transitions, encoding):
     rows, _ = transitions([[0, 0, 0, 0]])
     with pytest.raises(ValueError, match="4 rows are no slices of 3.*strict_length"):

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from torchrl.data import Bounded, Categorical, OneHot
 from torchrl.envs import check_env_specs
 
-from torchrl_wm.envs import action_repeat, atari, dm_control, gymnasium, model_specs, suites
+from torchrl_wm.envs import action_repeat, atari, dm_control, gymnasium, model_specs, suites, wrap
 
 ROOT = {"is_init", "step_count", "previous_action", "previous_reward"}
 
@@ -262,3 +263,64 @@ def test_the_renderer_is_one_that_is_installed(monkeypatch, installed, chosen):
             suites._choose_renderer(True)
     suites._choose_renderer(False)
     assert os.environ["MUJOCO_GL"] == chosen
+
+
+class Actions(gym.Env):
+    """Remembers its last action."""
+
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+
+    def __init__(self, space):
+        self.action_space, self.last = space, None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.last = action
+        assert self.action_space.contains(action), action
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("space", "vectorization"),
+    [
+        (gym.spaces.Discrete(3, start=-1), "serial"),
+        (gym.spaces.Discrete(3, start=-1), "gymnasium"),
+        (gym.spaces.MultiDiscrete([2, 3], start=[1, 2]), "serial"),
+        (gym.spaces.Box(-1, 1, (), np.float32), "serial"),
+        (gym.spaces.Box(-1, 1, (), np.float32), "gymnasium"),
+    ],
+)
+def test_actions_arrive_as_their_space_has_them(space, vectorization):
+    made = []
+
+    def factory():
+        made.append(Actions(space))
+        return made[-1]
+
+    env = wrap(factory, vectorization=vectorization)
+    td, seen = env.reset(), set()
+    for _ in range(20):
+        td = env.step_mdp(env.rand_step(td))
+        seen.add(str(made[-1].last))
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("space", "error", "message"),
+    [
+        (gym.spaces.Box(0, 5, (2,), np.int64), ValueError, "whole numbers.*Discrete"),
+        (gym.spaces.MultiBinary((2, 2)), TypeError, "MultiBinary.*no tensor form"),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2)]), TypeError, "Tuple.*no tensor form"),
+        (
+            gym.spaces.Dict(a=gym.spaces.Discrete(2, start=1)),
+            TypeError,
+            "action.a.*begin at 0",
+        ),
+    ],
+)
+def test_actions_that_tensors_cannot_be_are_named(space, error, message):
+    with pytest.raises(error, match=message):
+        wrap(lambda: Actions(space))

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tabular import ChanceDynamics, TabularDynamics
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torchrl.data import Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
 from torchrl.envs import set_exploration_type
 from torchrl.envs.custom import TicTacToeEnv
 from torchrl.envs.utils import ExplorationType
 
+from torchrl_wm.envs import TicTacToe
+from torchrl_wm.modules import ActionEncoding
 from torchrl_wm.planners import (
     EnvModel,
     FixedBounds,
@@ -428,3 +430,52 @@ def test_no_rows_are_an_answer_too(executor):
     td = model.initial([0]).set("action_mask", torch.ones(0, 2).bool())
     assert policy(td.set("done", torch.zeros(0, 1).bool()))["search_policy"].shape == (0, 2)
     assert policy(model.initial([3, 0]))["action"].shape == (3, 0, 2)
+
+
+class Judging(TensorDictModuleBase):
+    """A module that steps and judges in one call."""
+
+    in_keys, out_keys, latent_keys = ["h", "action"], ["next"], ["h"]
+
+    def __init__(self):
+        super().__init__()
+        self.action_encoding = ActionEncoding(Composite(action=OneHot(3)))
+        self.net = torch.nn.Linear(7, 8)
+
+    def judged(self, h):
+        value, logits = self.net(torch.cat([h, h[..., :3]], -1))[..., 4:].split([1, 3], -1)
+        return TensorDict(h=h, state_value=value, policy_logits=logits, batch_size=h.shape[:-1])
+
+    def forward(self, td):
+        h = self.net(torch.cat([td["h"], td["action"].float()], -1))[..., :4]
+        return td.set("next", self.judged(h).set("reward", h[..., :1]))
+
+
+@executors
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_without_predict_the_root_holds_what_is_said_of_it(executor, batch):
+    module = Judging()
+    policy = SearchPolicy(module, num_simulations=6, executor=executor)
+    root = module.judged(torch.randn(*batch, 4))
+    assert set(policy.in_keys) == set(root.keys())
+    assert (policy(root)["visit_counts"].sum(-1) == 6).all()
+    with pytest.raises(KeyError, match="state_value"):
+        policy(root.exclude("state_value"))
+
+
+def test_games_that_are_over_are_rolled_out_no_further():
+    game = TicTacToe()
+    model = EnvModel(game, judge_board(), turn_key="to_play", mask_key="action_mask")
+    policy = SearchPolicy(model, num_simulations=3)
+    start = game.reset(TensorDict(batch_size=[3]))
+    ends = {"break_when_all_done": True, "break_when_any_done": False}
+    games = game.rollout(9, policy, auto_reset=False, tensordict=start, **ends)
+    assert games["next", "done"].any(1).all()
+
+
+def judge_board():
+    def even(board):
+        batch = board.shape[:-3]
+        return torch.zeros(*batch, 1), torch.zeros(*batch, 9)
+
+    return TensorDictModule(even, ["board"], ["state_value", "policy_logits"])

@@ -92,6 +92,9 @@ def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
     assert "seed=3" in output and "total_steps, device, threads" in output
     assert "is not a run folder" in command("train", "resume=.", fails=True)
     assert "algorithm=alphazero" in command("arena", "part", fails=True)
+    output = command("train", "resume=part", "total_steps=30", fails=True)
+    assert "total_steps=30 lies behind the run, which is at step 40" in output
+    assert OmegaConf.load(tmp_path / "part" / "config.yaml").total_steps == 40
 
 
 def test_sweep_gets_a_folder_for_each_run(command, tmp_path):

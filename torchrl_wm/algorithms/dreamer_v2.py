@@ -99,7 +99,7 @@ class DreamerV2(Dreamer):
         critic_ema_decay (float, optional): share of the slow critic kept when it moves; 0 copies the
             critic. Defaults to ``0.0``.
         critic_update_every (int, optional): updates from one move to the next. Defaults to ``100``.
-        entropy (float, optional): weight of the policy's entropy. Defaults to ``2e-3``.
+        entropy (float, optional): weight of the policy's entropy. Defaults to ``1e-4``.
         world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
         grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
         weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
@@ -135,10 +135,10 @@ class DreamerV2(Dreamer):
         use_ema_critic: bool = True,
         critic_ema_decay: float = 0.0,
         critic_update_every: int = 100,
-        entropy: float = 2e-3,
-        world_model_lr: float = 1e-4,
+        entropy: float = 1e-4,
+        world_model_lr: float = 3e-4,
         actor_lr: float = 8e-5,
-        critic_lr: float = 2e-4,
+        critic_lr: float = 8e-5,
         grad_clip: float = 100.0,
         weight_decay: float = 1e-6,
         units: int | None = None,

@@ -37,14 +37,14 @@ def write_array(path: Path, tensor: Tensor, chunks: Sequence[Tensor] | None = No
         chunks = list(torch.arange(len(tensor)).split(_CHUNK))
     width = tensor[0].numel() * tensor.element_size()
     total = sum(len(chunk) for chunk in chunks)
-    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(total, width))
-    at, crc = 0, 0
-    for chunk in chunks:
-        piece = as_bytes(tensor[chunk])
-        crc = checksum([piece], crc)
-        out[at : at + len(chunk)] = piece.reshape(len(chunk), width).numpy()
-        at += len(chunk)
-    out.flush()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (total, width)}
+    crc = 0
+    with path.open("wb") as file:  # not through a mapping: a full disk would end the process
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            piece = as_bytes(tensor[chunk])
+            crc = checksum([piece], crc)
+            file.write(piece.numpy().data)
     return crc
 
 

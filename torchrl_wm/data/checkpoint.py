@@ -232,7 +232,8 @@ class ReplayCheckpoint:
         if set(layout) != expected:
             raise ValueError(
                 f"{path / _STATE} stores other entries: missing {_names(expected - set(layout))}, "
-                f"unknown {_names(set(layout) - expected)}."
+                f"unknown {_names(set(layout) - expected)}. It was written by another version, or with "
+                "other options."
             )
         for key in self.replay.latent_keys:
             if layout[key][0] != str(self.replay.compression.stored_dtype(key)).split(".")[-1]:

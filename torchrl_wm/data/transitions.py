@@ -135,6 +135,8 @@ class StepRecords(Transform):
             proofs[keys.IS_INIT] = is_init[:, 1:] == done
         for key in self.observation_keys:
             arrived = required(rows, ("next", key))[:, :-1]
+            if arrived.isnan().any():
+                raise ValueError(f"The entry {('next', key)!r} holds NaN.")
             same = required(rows, key)[:, 1:] == arrived
             proofs[key] = same.reshape(*done.shape, -1).all(2) | done
         for key, proven in proofs.items():

@@ -169,6 +169,8 @@ class SeededEpisodes(gym.Wrapper):
         space = self.action_space
         plain = isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete)
         self.log.record(action if plain else spaces.flatten(space, action))
+        if isinstance(space, spaces.Box):  # a number of shape [] comes as one of shape [1]
+            action = np.reshape(action, space.shape)
         result = self.env.step(action)
         self.log.observe(result[0], np.float64(result[1]))
         return result
@@ -201,8 +203,8 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
     """Puts the wrappers around an environment; an ``image_size`` asks for pixels.
 
     Raises:
-        TypeError: for observations without a tensor form.
-        ValueError: for continuous actions without finite bounds and pixels that are not rendered.
+        TypeError: for observations and actions without a tensor form.
+        ValueError: for Box actions that are not bounded or no floats, and pixels that are not rendered.
 
     Examples:
         >>> around(gym.make("Pendulum-v1"), seed=0, index=0, repeat=2, image_size=None).action_space
@@ -216,8 +218,15 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
         env = PixelObservation(env, image_size)
     else:
         raise ValueError(f"Pixels need render_mode='rgb_array', but it is {env.render_mode!r}.")
+    env = _from_zero(env)
     space = env.action_space
+    _check_actions(space, "action")
     if isinstance(space, spaces.Box):
+        if not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"The actions {space} are whole numbers, which policies over [-1, 1] do not choose: make "
+                "them Discrete or MultiDiscrete (gymnasium.wrappers.TransformAction), or a Box of floats."
+            )
         if not space.is_bounded():
             raise ValueError(
                 f"The actions {space} are not bounded and cannot be rescaled to [-1, 1]; bound "
@@ -225,6 +234,31 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
             )
         env = gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return SeededEpisodes(env, seed, index)
+
+
+def _from_zero(env: gym.Env) -> gym.Env:
+    """Classes that are counted from another number than 0, which tensors do not know of."""
+    space, start = env.action_space, np.asarray(getattr(env.action_space, "start", 0))
+    if not start.any():
+        return env
+    if isinstance(space, spaces.Discrete):
+        counted = spaces.Discrete(space.n, dtype=space.dtype)
+    else:
+        counted = spaces.MultiDiscrete(space.nvec, dtype=space.dtype)
+    return gym.wrappers.TransformAction(env, lambda action: action + start, counted)
+
+
+def _check_actions(space: spaces.Space, name: str) -> None:
+    if isinstance(space, spaces.Dict):
+        for key, sub in space.spaces.items():
+            _check_actions(sub, f"{name}.{key}")
+    elif not isinstance(space, spaces.Box | spaces.Discrete) and len(space.shape or ()) != 1:
+        raise TypeError(
+            f"The {name!r} is a space {space}, which has no tensor form; supported are Box, Discrete, "
+            "MultiDiscrete and MultiBinary of one dimension, and Dict of these."
+        )
+    elif np.any(getattr(space, "start", 0)):
+        raise TypeError(f"The {name!r} is a space {space}: inside a Dict, classes begin at 0.")
 
 
 def _renew_world(env: gym.Env) -> None:

@@ -60,7 +60,8 @@ def gymnasium(
         **make_kwargs: passed to ``gymnasium.make``.
 
     Raises:
-        ValueError: for an unknown id or option; the message lists the valid ones.
+        ValueError: for an unknown id, whose close names the message lists, or an option out of range.
+        TypeError: for an option that the environment does not take.
         TypeError: for an observation without a tensor form; the message names the entry.
 
     Examples:
@@ -138,7 +139,8 @@ def atari(
         **make_kwargs: passed to ``gymnasium.make``, for example ``mode`` and ``difficulty``.
 
     Raises:
-        ValueError: for an unknown game or option; the message lists the valid ones.
+        ValueError: for an unknown game, whose close names the message lists, or an option out of range.
+        TypeError: for an option that the environment does not take.
 
     Examples:
         >>> env = atari("pong")
@@ -206,7 +208,8 @@ def dm_control(
         **task_kwargs: passed to the task.
 
     Raises:
-        ValueError: for an unknown domain, task or option; the message lists the valid ones.
+        ValueError: for an unknown domain or task; the message lists the valid ones.
+        TypeError: for an option that the task does not take.
         RuntimeError: for pixels where no renderer is installed; the message says how to get one.
 
     Examples:

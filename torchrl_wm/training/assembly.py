@@ -53,6 +53,7 @@ def build_trainer(
         OptionError: for an option that a part does not take.
         FileExistsError: if ``config.run_dir`` is not empty.
         CheckpointError: if the newest checkpoint of ``resumed`` cannot be used.
+        ValueError: if ``total_steps`` is less than the steps that ``resumed`` has taken.
     """
     options = dict(config.training)
     env = instantiate(config.env, seed=config.seed)
@@ -75,6 +76,10 @@ def build_trainer(
         raise
     if resumed is not None:
         trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
+        if config.total_steps < trainer.steps:
+            raise ValueError(
+                f"total_steps={config.total_steps} lies behind the run, which is at step {trainer.steps}."
+            )
         run.note_start(resumed_at=trainer.steps)
         _keep_end(run, config.total_steps)
     return trainer

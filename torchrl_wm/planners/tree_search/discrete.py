@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_wm.modules.encoding import groups
@@ -35,6 +36,11 @@ class DiscreteDynamics(Dynamics):
         self.model, self.in_keys, self.traceable = model, list(model.in_keys), model.traceable
         codes = torch.eye(self.num_actions)
         self.register_buffer("codes", codes, persistent=False)
+
+    @property
+    def root_keys(self) -> list[NestedKey]:
+        """The entries that :meth:`root` reads."""
+        return self.model.root_keys
 
     def root(
         self,

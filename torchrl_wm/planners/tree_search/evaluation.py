@@ -67,6 +67,11 @@ class Dynamics(nn.Module):
         self.action_encoding, self.num_actions = action_encoding, num_actions
         self.discount = float(discount)
 
+    @property
+    def root_keys(self) -> list[NestedKey]:
+        """The entries that :meth:`root` reads."""
+        return self.in_keys
+
     def root(
         self,
         tensordict: TensorDictBase,

@@ -20,7 +20,8 @@ class SearchedModel(nn.Module):
     """Base: roots from TensorDicts, steps with encoded actions; logits are what a policy head says.
 
     Attributes:
-        in_keys: the entries of a root, in the order of the latents.
+        in_keys: the latents of a root, in their order.
+        root_keys: all that :meth:`root` reads. Defaults to the latents.
         action_encoding (ActionEncoding): of the environment's actions.
         traceable (bool): whether :meth:`step` is made of tensor operations alone.
     """
@@ -28,6 +29,11 @@ class SearchedModel(nn.Module):
     in_keys: list[NestedKey]
     action_encoding: ActionEncoding
     traceable = False
+
+    @property
+    def root_keys(self) -> list[NestedKey]:
+        """The entries that :meth:`root` reads."""
+        return self.in_keys
 
     def root(self, tensordict: TensorDictBase) -> Root:
         """Latents, value ``[B]`` and raw logits ``[B, P]`` of rows ``[B]``."""
@@ -120,6 +126,12 @@ class TensorDictModel(SearchedModel):
         self._follow = getattr(module, "step", module)
 
     @property
+    def root_keys(self) -> list[NestedKey]:
+        """The latents; without ``predict`` also what it would say of them."""
+        judged = [] if hasattr(self.module, "predict") else _judged_keys(self.module)
+        return [*self.in_keys, *judged]
+
+    @property
     def policy_of(self) -> nn.Module:
         """The searched module."""
         return self.module
@@ -151,10 +163,14 @@ def predicted_root(
     predict: Callable | None = getattr(module, "predict", None)
     if predict is not None:
         tensordict = predict(tensordict.select(*latent_keys))
-    value_key = getattr(module, "value_key", keys.STATE_VALUE)
-    logits_key = getattr(module, "logits_key", keys.POLICY_LOGITS)
+    value_key, logits_key = _judged_keys(module)
     value = require(tensordict, value_key, name, below)
     return Root(latents, value.reshape(len(value)), require(tensordict, logits_key, name, below))
+
+
+def _judged_keys(module: nn.Module) -> list[NestedKey]:
+    value_key = getattr(module, "value_key", keys.STATE_VALUE)
+    return [value_key, getattr(module, "logits_key", keys.POLICY_LOGITS)]
 
 
 def require(tensordict: TensorDictBase, key: NestedKey, name: str, below: tuple = ()) -> Tensor:

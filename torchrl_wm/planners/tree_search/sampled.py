@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Latents, Root, Step
@@ -41,6 +42,11 @@ class SampledDynamics(Dynamics):
         self.in_keys, self.traceable = list(model.in_keys), model.traceable
         size = model.action_encoding.size
         self.register_buffer("draws", torch.zeros(SETS, num_samples, size), persistent=False)
+
+    @property
+    def root_keys(self) -> list[NestedKey]:
+        """The entries that :meth:`root` reads."""
+        return self.model.root_keys
 
     def root(
         self,

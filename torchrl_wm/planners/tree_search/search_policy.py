@@ -120,7 +120,7 @@ class SearchPolicy(TensorDictModuleBase):
         if num_sampled_actions is not None:
             written.append(sampled_actions_key)
         self.written = [unravel_key(key) for key in written]
-        self.in_keys = list(self.dynamics.in_keys)
+        self.in_keys = list(self.dynamics.root_keys)
         self.out_keys = [*self.dynamics.action_encoding.in_keys, *self.written]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -130,6 +130,8 @@ class SearchPolicy(TensorDictModuleBase):
         allowed = self._flat(tensordict, self.action_mask_key)
         done = self._flat(tensordict, self.done_key)
         live = rows.new_ones(len(rows), dtype=torch.bool) if done is None else ~done.all(-1)
+        stepped = self._flat(tensordict, "_step")  # False in rows that a rollout steps no longer
+        live = live if stepped is None else live & stepped.all(-1)
         if len(rows) and live.all():
             found = self._search(rows, allowed)
         else:
