@@ -43,7 +43,7 @@ def checks_options(init: Callable[..., None]) -> Callable[..., None]:
         ...         self.discount = discount
         >>> Algorithm(discount=99)
         Traceback (most recent call last):
-        ValueError: discount=99 must be a number from 0 to 1.
+        ValueError: discount=99 must be a number from 0 to 1, but not 0.
     """
 
     @functools.wraps(init)

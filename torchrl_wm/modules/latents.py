@@ -61,10 +61,6 @@ class GaussianLatent(nn.Module):
         mean, std = statistics
         return mean + std * noise
 
-    def mode(self, statistics: Statistics) -> Tensor:
-        """The mean."""
-        return statistics[0]
-
     def kl(self, statistics: Statistics, other: Statistics) -> Tensor:
         """KL of the first from the second, ``[...]`` nats."""
         return gaussian_kl(*statistics, *other)
@@ -127,11 +123,6 @@ class CategoricalLatent(nn.Module):
         if torch.is_grad_enabled() and probs.requires_grad:
             sample = sample + (probs - probs.detach())
         return sample.flatten(-2)
-
-    def mode(self, statistics: Statistics) -> Tensor:
-        """The most probable classes, one-hot and flat."""
-        logits = statistics[0]
-        return F.one_hot(logits.argmax(-1), self.classes).to(logits.dtype).flatten(-2)
 
     def kl(self, statistics: Statistics, other: Statistics) -> Tensor:
         """KL of the first from the second, ``[...]`` nats."""
