@@ -114,6 +114,14 @@ def test_the_level_of_the_rewards_does_not_matter(name, offset, reach, generator
 
 
 @every_planner
+@pytest.mark.parametrize("batch", [(0,), (2, 0)])
+def test_no_rows_in_a_world_model_are_an_answer_too(name, batch):
+    specs = Composite(observation=Unbounded(3)), Composite(action=UNIT)
+    model = make_identity(*specs, units=8)
+    assert make(name, model)(model.initial(batch))["action"].shape == (*batch, 2)
+
+
+@every_planner
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 def test_every_row_of_a_batch_has_its_own_plan(name, batch, reach, generator):
     env = reach(UNIT)

@@ -44,7 +44,7 @@ def coloured_noise(
         raise ValueError(f"The exponent of coloured noise must not be negative; got {exponent}.")
     steps = shape[-1]
     white = torch.randn(*shape, device=device, generator=generator)
-    if not exponent or steps < 2:
+    if not exponent or steps < 2 or not white.numel():
         return white
     # White noise has independent Fourier coefficients; scaling them gives the spectrum. The scales
     # are set such that the variance, the mean of their squares over all frequencies, stays 1.
