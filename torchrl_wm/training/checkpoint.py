@@ -65,9 +65,8 @@ def write_checkpoint(
     target = folder / f"step_{step:012d}"
     replaced = [path for path in list_checkpoints(folder) if path.name.startswith(target.name)]
     if replaced:  # an update or an evaluation later: the old one stays until the new one is there
-        target = (
-            folder / f"{target.name}_{int(replaced[-1].name[len(target.name) + 1 :] or 0) + 1:06d}"
-        )
+        number = int(replaced[-1].name[len(target.name) + 1 :] or 0) + 1
+        target = folder / f"{target.name}_{number:06d}"
     aside = folder / f"{_ASIDE}{target.name}"
     aside.mkdir()
     for name, state in states.items():

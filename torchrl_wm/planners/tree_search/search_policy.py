@@ -128,14 +128,13 @@ class SearchPolicy(TensorDictModuleBase):
         batch = tensordict.batch_size
         rows = tensordict.select(*self.in_keys, strict=False).reshape(batch.numel())
         allowed = self._flat(tensordict, self.action_mask_key)
-        done = self._flat(tensordict, self.done_key)
-        live = rows.new_ones(len(rows), dtype=torch.bool) if done is None else ~done.all(-1)
-        stepped = self._flat(tensordict, "_step")  # False in rows that a rollout steps no longer
-        live = live if stepped is None else live & stepped.all(-1)
-        if len(rows) and live.all():
+        over = self._over(tensordict)
+        if not len(rows) or (over is not None and over.all()):
+            found = self._nothing(len(rows), rows.device)
+        elif over is None or not over.any():
             found = self._search(rows, allowed)
         else:
-            found = self._search_some(rows, allowed, live)
+            found = self._search_some(rows, allowed, ~over)
         found = [x.to(tensordict.device).reshape(*batch, *x.shape[1:]) for x in found]
         for key, value in zip(self.written, found[1:], strict=True):
             tensordict.set(key, value)
@@ -181,8 +180,6 @@ class SearchPolicy(TensorDictModuleBase):
 
     def _search_some(self, rows, allowed: Tensor | None, live: Tensor) -> list[Tensor]:
         """The search of the live rows; the others get zeros and the first action."""
-        if not live.any():
-            return self._nothing(len(rows), rows.device)
         found = []
         for value in self._search(rows[live], None if allowed is None else allowed[live]):
             whole = value.new_zeros(len(rows), *value.shape[1:])
@@ -197,6 +194,13 @@ class SearchPolicy(TensorDictModuleBase):
         if isinstance(self.dynamics, SampledDynamics):
             found.append(torch.zeros(rows, edges, size, device=device))
         return found
+
+    def _over(self, tensordict: TensorDictBase) -> Tensor | None:
+        """Which rows ``[B]`` are done, or stepped no longer by a rollout; None where nothing says so."""
+        done, stepped = (self._flat(tensordict, key) for key in (self.done_key, "_step"))
+        flags = [done] if done is not None else []
+        flags += [~stepped] if stepped is not None else []
+        return torch.stack([flag.all(-1) for flag in flags]).any(0) if flags else None
 
     def _is_greedy(self) -> bool:
         return self.greedy or exploration_type() in _DETERMINISTIC
