@@ -61,8 +61,8 @@ def gymnasium(
 
     Raises:
         ValueError: for an unknown id, whose close names the message lists, or an option out of range.
-        TypeError: for an option that the environment does not take.
-        TypeError: for an observation without a tensor form; the message names the entry.
+        TypeError: for an option that the environment does not take, and for an observation without a
+            tensor form; the message names the entry.
 
     Examples:
         >>> env = gymnasium("Pendulum-v1", num_envs=2)

@@ -55,6 +55,12 @@ def build_trainer(
         CheckpointError: if the newest checkpoint of ``resumed`` cannot be used.
         ValueError: if ``total_steps`` is less than the steps that ``resumed`` has taken.
     """
+    if resumed is not None:  # before anything is built that would have to be closed
+        checkpoint = read_checkpoint(latest_checkpoint(resumed.checkpoints))
+        if config.total_steps < checkpoint.step:
+            raise ValueError(
+                f"total_steps={config.total_steps} lies behind the run, which is at step {checkpoint.step}."
+            )
     options = dict(config.training)
     env = instantiate(config.env, seed=config.seed)
     evaluation_env = instantiate(
@@ -75,11 +81,7 @@ def build_trainer(
             run.discard()
         raise
     if resumed is not None:
-        trainer.load(read_checkpoint(latest_checkpoint(run.checkpoints)))
-        if config.total_steps < trainer.steps:
-            raise ValueError(
-                f"total_steps={config.total_steps} lies behind the run, which is at step {trainer.steps}."
-            )
+        trainer.load(checkpoint)
         run.note_start(resumed_at=trainer.steps)
         _keep_end(run, config.total_steps)
     return trainer
