@@ -85,6 +85,9 @@ TO_PLAY = "to_play"
 SEARCH_VERSION = "search_version"
 """``[..., 1]`` int64: the number of updates behind the search whose results are stored."""
 
+POLICY_VERSION = "policy_version"
+"""``[..., 1]`` int64: the number of updates behind the policy that acted here."""
+
 # Targets of an unrolled model ----------------------------------------------------------------
 BOOTSTRAP_VALUE = "bootstrap_value"
 """``[..., 1]`` float: the value of a record in which a return ends."""

@@ -111,12 +111,14 @@ def test_what_was_searched_again_and_the_priorities_come_into_the_replay():
 
 @pytest.mark.filterwarnings("ignore")
 def test_returns_end_in_the_target_network_where_searches_are_not_wanted():
-    for use, expected in ((True, False), (False, True)):
-        agent, replay = build(use_mcts_targets=use)
+    for use, expected, auto in ((True, False, 0), (False, True, 0), (False, True, 1)):
+        agent, replay = build(use_mcts_targets=use, auto_td_steps=auto)
         agent.loss.target_world_model_params["value_head", "out", "bias"].data[-1] = 9.0
+        agent.updates.add_(9)
         sample = replay.sample()
         live = ~sample["is_last"]
-        live[:, :3] = False  # no return ends in the root's record, or before two steps
+        # No return ends in the root's record, or before two steps, but for those of old records.
+        live[:, : 2 if auto else 3] = False
         assert bool((sample["bootstrap_value"][live] > 10).all()) == expected
         truncated = sample["is_last"] & ~sample["terminated"]
         assert (sample["bootstrap_value"][truncated] > 10).all()

@@ -189,7 +189,26 @@ def test_returns_read_no_value_but_those_of_so_many_steps_later_and_of_truncated
     assert torch.equal(found["target", "value"][mask], expected["target", "value"][mask])
 
 
-@pytest.mark.parametrize("options", [{"td_steps": 0}, {"unroll_steps": -1}, {"root": -1}])
+def test_returns_of_older_records_are_shorter():
+    options = {"root": 1, **TARGETS}
+    rows = windows([])
+    rows["policy_version"] = torch.arange(8).expand(rows.shape)
+    updates = [30]
+    aged = UnrolledTargets(
+        ActionEncoding(OneHot(2)), auto_td_steps=10, version=lambda: updates[0], **options
+    )
+    found = aged(rows.clone())["target", "value"]
+    assert aged.td_steps == 3 and aged.length == 8
+    single = rows["reward"][:, 1:] + TARGETS["discount"] * rows["bootstrap_value"][:, 1:]
+    torch.testing.assert_close(found[:, :7], single)
+    updates[0] = 9
+    plain = UnrolledTargets(ActionEncoding(OneHot(2)), **options)(rows.clone())
+    assert torch.equal(aged(rows)["target", "value"], plain["target", "value"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"td_steps": 0}, {"unroll_steps": -1}, {"root": -1}, {"auto_td_steps": -1}]
+)
 def test_bad_steps_are_named(options):
     given = {"root": 0, **TARGETS, **options}
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -202,6 +221,9 @@ def test_sequences_of_another_length_and_missing_entries_are_named():
         targets(windows([])[:, :7])
     with pytest.raises(KeyError, match="bootstrap_value"):
         targets(windows([]).exclude("bootstrap_value"))
+    aged = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, auto_td_steps=5, **TARGETS)
+    with pytest.raises(KeyError, match="policy_version"):
+        aged(windows([]))
     two = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, two_players=True, **TARGETS)
     with pytest.raises(KeyError, match="to_play"):
         two(windows([]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchrl_wm.functional import n_step_returns, value_prefixes
+from torchrl_wm.functional import n_step_returns, steps_of_age, value_prefixes
 
 
 def records(rewards, values):
@@ -65,6 +65,22 @@ def test_the_window_says_what_it_cannot_know():
     assert known.tolist() == [True, True, False, False]
 
 
+def test_each_record_may_have_steps_of_its_own():
+    reward, value, last = records([1.0, 2.0, 4.0, 8.0], [0.5, 1.5, 2.5, 3.5, 4.5])
+    never, options = torch.zeros_like(last), {"discount": 0.9}
+    steps = torch.tensor([3, 1, 2, 1, 5])
+    mixed, known = n_step_returns(reward, value, never, never, td_steps=steps, **options)
+    for position, count in enumerate(steps.tolist()):
+        one, sure = n_step_returns(reward, value, never, never, td_steps=count, **options)
+        assert mixed[position] == one[position] and known[position] == sure[position]
+    assert known.tolist() == [True, True, True, True, False]
+
+
+def test_older_records_have_shorter_returns():
+    age = torch.tensor([0, 29, 30, 31, 149, 150, 10**9])
+    assert steps_of_age(5, age, 30).tolist() == [5, 5, 4, 4, 1, 1, 1]
+
+
 def test_whole_episodes_and_batches():
     reward, value, last = records([1.0, 2.0, 4.0], [9.0, 9.0, 9.0, 9.0])
     batch = [x.expand(2, 3, -1) for x in (reward, value, last, last)]
@@ -74,5 +90,6 @@ def test_whole_episodes_and_batches():
 
 def test_a_bootstrap_needs_a_step():
     reward, value, last = records([1.0], [0.0, 0.0])
-    with pytest.raises(ValueError, match="td_steps=0 must be a whole number of at least 1"):
-        n_step_returns(reward, value, last, last, td_steps=0, discount=1.0)
+    for steps in (0, torch.tensor([1, 0])):
+        with pytest.raises(ValueError, match="td_steps=0 must be a whole number of at least 1"):
+            n_step_returns(reward, value, last, last, td_steps=steps, discount=1.0)

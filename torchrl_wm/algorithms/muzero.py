@@ -58,6 +58,8 @@ class MuZero(nn.Module):
             and whose values and rewards are those of the side to move. Defaults to ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
         td_steps (int, optional): rewards in a return before it is bootstrapped. Defaults to ``10``.
+        auto_td_steps (int, optional): updates after which the returns of old records are one reward
+            shorter (EfficientZero); 0 keeps ``td_steps``. Defaults to ``0``.
         unroll_steps (int, optional): steps over which the model is unrolled. Defaults to ``5``.
         use_mcts_targets (bool, optional): bootstrap from the values that searches found; if not, from
             the target network. Defaults to ``True``.
@@ -118,6 +120,7 @@ class MuZero(nn.Module):
         two_players: bool = False,
         discount: float = 0.997,
         td_steps: int = 10,
+        auto_td_steps: int = 0,
         unroll_steps: int = 5,
         use_mcts_targets: bool = True,
         target_update_every: int = 100,
@@ -201,6 +204,8 @@ class MuZero(nn.Module):
             root=self.root,
             unroll_steps=unroll_steps,
             td_steps=td_steps,
+            auto_td_steps=auto_td_steps,
+            version=self._version,
             discount=discount,
             two_players=two_players,
             value_prefix_horizon=None if prefix is None else prefix.horizon,
@@ -232,7 +237,8 @@ class MuZero(nn.Module):
         """
         targets = self.targets
         # The values that returns end in are those of so many steps later; no others are read.
-        ends = slice(0, 0) if self.use_mcts_targets else slice(self.root + targets.td_steps, None)
+        earliest = self.root + (1 if targets.auto_td_steps else targets.td_steps)
+        ends = slice(0, 0) if self.use_mcts_targets else slice(earliest, None)
         fill = BootstrapValues(self._target_values, length=targets.length, evaluated=ends)
         transforms = [fill, targets]
         if self.reanalyze_ratio:

@@ -21,7 +21,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(["agc"], WEIGHT),
     **dict.fromkeys(["imagination_starts", "actor_layers", "critic_layers"], NUMBER),
     **dict.fromkeys(["lr_warmup", "overshooting_distance", "temperature_decay"], NUMBER),
-    **dict.fromkeys(["unroll_steps"], NUMBER),
+    **dict.fromkeys(["unroll_steps", "auto_td_steps"], NUMBER),
     **dict.fromkeys(["imagination_horizon", "critic_update_every", "units"], COUNT),
     **dict.fromkeys(["td_steps", "target_update_every", "value_prefix_horizon"], COUNT),
     **dict.fromkeys(["support", "frame_stack"], COUNT),

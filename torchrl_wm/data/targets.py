@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -9,8 +11,9 @@ from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
 from torchrl_wm.data.records import required
-from torchrl_wm.functional.n_step import n_step_returns, value_prefixes
+from torchrl_wm.functional.n_step import n_step_returns, steps_of_age, value_prefixes
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.ranges import NUMBER
 
 
 class UnrolledTargets(Transform):
@@ -30,6 +33,10 @@ class UnrolledTargets(Transform):
         unroll_steps (int): ``K``.
         td_steps (int): rewards in a return before it is bootstrapped.
         discount (float): discount of one step.
+        auto_td_steps (int, optional): updates after which the returns of old records are one reward
+            shorter, see :func:`~torchrl_wm.functional.steps_of_age`; the records say their
+            ``policy_version``. Defaults to ``0``, which keeps ``td_steps``.
+        version (callable, optional): the number of updates so far. Defaults to 0 for ever.
         two_players (bool, optional): the records say ``to_play``. Defaults to ``False``.
         value_prefix_horizon (int, optional): train towards sums of rewards that begin anew so often
             (EfficientZero) instead of single rewards. Defaults to rewards.
@@ -60,6 +67,8 @@ class UnrolledTargets(Transform):
         unroll_steps: int,
         td_steps: int,
         discount: float,
+        auto_td_steps: int = 0,
+        version: Callable[[], int] = int,
         two_players: bool = False,
         value_prefix_horizon: int | None = None,
     ):
@@ -69,8 +78,10 @@ class UnrolledTargets(Transform):
                 f"Need td_steps >= 1, unroll_steps >= 0 and root >= 0, got {td_steps=}, "
                 f"{unroll_steps=}, {root=}."
             )
+        NUMBER.check(auto_td_steps=auto_td_steps)
         self.encoding, self.root, self.unroll_steps = encoding, root, unroll_steps
         self.td_steps, self.discount, self.two_players = td_steps, discount, two_players
+        self.auto_td_steps, self.version = auto_td_steps, version
         self.value_prefix_horizon = value_prefix_horizon
         self.length = root + unroll_steps + td_steps + 1
 
@@ -108,12 +119,16 @@ class UnrolledTargets(Transform):
 
     def _returns(self, rows, last: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         to_play = self._scalar(rows, keys.TO_PLAY) if self.two_players else None
+        td_steps = self.td_steps
+        if self.auto_td_steps:
+            age = self.version() - self._scalar(rows, keys.POLICY_VERSION)
+            td_steps = steps_of_age(td_steps, age, self.auto_td_steps)
         return n_step_returns(
             self._scalar(rows, keys.REWARD),
             self._scalar(rows, keys.BOOTSTRAP_VALUE),
             last,
             terminated,
-            td_steps=self.td_steps,
+            td_steps=td_steps,
             discount=self.discount,
             to_play=to_play,
         )

@@ -8,7 +8,7 @@ from torchrl_wm.functional.images import (
     quantize_image,
     scale_image,
 )
-from torchrl_wm.functional.n_step import n_step_returns, value_prefixes
+from torchrl_wm.functional.n_step import n_step_returns, steps_of_age, value_prefixes
 from torchrl_wm.functional.noise import coloured_noise
 from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
 from torchrl_wm.functional.returns import discount_of_length, lambda_return
@@ -38,6 +38,7 @@ __all__ = [
     "scale_image",
     "simnorm",
     "stack_frames",
+    "steps_of_age",
     "symexp",
     "symexp_bins",
     "symlog",

@@ -14,7 +14,7 @@ def n_step_returns(
     is_last: Tensor,
     terminated: Tensor,
     *,
-    td_steps: int,
+    td_steps: int | Tensor,
     discount: float,
     to_play: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,8 @@ def n_step_returns(
         terminated (Tensor): ``[..., T]`` bool, the episode ended in the record.
 
     Keyword Args:
-        td_steps (int): rewards before the bootstrap; longer than any episode for its whole outcome.
+        td_steps (int or Tensor): rewards before the bootstrap; longer than any episode for its whole
+            outcome. An int64 Tensor ``[..., T]`` has one number for each record.
         discount (float): discount of one step.
         to_play (Tensor, optional): ``[..., T]``, whose turn it is. Defaults to a single player.
 
@@ -53,18 +54,43 @@ def n_step_returns(
         >>> n_step_returns(torch.ones(4), torch.full((4,), 8.0), ends, ends, td_steps=2, discount=0.5)
         (tensor([3.5000, 1.5000, 1.0000, 0.0000]), tensor([True, True, True, True]))
     """
-    COUNT.check(td_steps=td_steps)
+    COUNT.check(td_steps=int(td_steps.min()) if isinstance(td_steps, Tensor) else td_steps)
+    steps = torch.as_tensor(td_steps, device=reward.device)
     final = torch.where(terminated, torch.zeros_like(value), value)
     factor = torch.full_like(value, discount)[..., 1:]
     if to_play is not None:
         factor = torch.where(to_play[..., 1:] == to_play[..., :-1], factor, -factor)
-    target, known = final, torch.ones_like(is_last)
-    for _ in range(td_steps):
+    target, known = returns, all_known = final, torch.ones_like(is_last)
+    for step in range(1, int(steps.max()) + 1):
         further = reward[..., 1:] + factor * target[..., 1:]
         further = torch.cat([further, torch.zeros_like(final[..., :1])], -1)
         after = torch.cat([known[..., 1:], torch.zeros_like(known[..., :1])], -1)
         target, known = torch.where(is_last, final, further), is_last | after
-    return target, known
+        returns = torch.where(steps >= step, target, returns)
+        all_known = torch.where(steps >= step, known, all_known)
+    return returns, all_known
+
+
+def steps_of_age(td_steps: int, age: Tensor, every: int) -> Tensor:
+    r"""EfficientZero's shorter returns for older records, which another policy made (arXiv:2111.00210).
+
+    .. math::
+        n = \max(1, n_0 - \lfloor \mathrm{age} / \mathrm{every} \rfloor)
+
+    Args:
+        td_steps (int): :math:`n_0`, rewards in the return of the newest record.
+        age (Tensor): ``[...]`` int64, updates made since.
+        every (int): updates after which returns are one reward shorter; in the paper's runs three
+            tenths of all updates.
+
+    Returns:
+        Tensor: ``[...]`` int64, for :func:`n_step_returns`.
+
+    Examples:
+        >>> steps_of_age(5, torch.tensor([0, 99, 100, 10_000]), every=100)
+        tensor([5, 5, 4, 1])
+    """
+    return (td_steps - age // every).clamp_min(1)
 
 
 def value_prefixes(reward: Tensor, horizon: int) -> Tensor:

@@ -19,8 +19,8 @@ from torchrl_wm.world_models import WorldModel
 class SearchingPolicy(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
 
-    Writes the action, the search statistics, ``search_version`` and ``priority`` (infinite: not yet
-    trained on). During a warm-up with random actions it searches too, so the statistics are real, and
+    Writes the action, the search statistics, ``policy_version``, ``search_version`` and ``priority``
+    (infinite: not yet trained on). During a warm-up with random actions it searches too, so the statistics are real, and
     where there is an ``action_mask`` it draws among the allowed ones.
 
     Args:
@@ -56,7 +56,7 @@ class SearchingPolicy(FilteringPolicy):
         super().__init__(world_model)
         self.search, self.frames, self.version = search, frames, version
         notes = [key for key in search.out_keys if key not in self.out_keys]
-        notes += [keys.SEARCH_VERSION, keys.PRIORITY]
+        notes += [keys.POLICY_VERSION, keys.SEARCH_VERSION, keys.PRIORITY]
         self.note_keys = [key for key in notes if key != keys.VISIT_COUNTS]
         """The entries beside latents and actions that training reads, which a replay is to store."""
         self.out_keys += notes
@@ -87,7 +87,7 @@ class SearchingPolicy(FilteringPolicy):
         tensordict = self.search(self._represent(tensordict))
         value = tensordict.get(keys.ROOT_VALUE)
         version = torch.full_like(value, self.version(), dtype=torch.int64)
-        tensordict.set(keys.SEARCH_VERSION, version)
+        tensordict.set(keys.POLICY_VERSION, version).set(keys.SEARCH_VERSION, version.clone())
         return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
 
     def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:
