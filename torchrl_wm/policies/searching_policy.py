@@ -20,8 +20,8 @@ class SearchingPolicy(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
 
     Writes the action, the search statistics, ``policy_version``, ``search_version`` and ``priority``
-    (infinite: not yet trained on). During a warm-up with random actions it searches too, so the statistics are real, and
-    where there is an ``action_mask`` it draws among the allowed ones.
+    (infinite: not yet trained on). During a warm-up with random actions it searches too, so the statistics
+    are real, and where there is an ``action_mask`` it draws among the allowed ones.
 
     Args:
         world_model (WorldModel): what filters.
