@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Bounded
 
-from torchrl_wm.algorithms.dreamer import total
+from torchrl_wm.algorithms.algorithm import total
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.cells import DenseCell
 from torchrl_wm.modules.heads import NormalHead

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor, nn
-from torchrl.data import Composite
+from torch import Tensor
 
 from torchrl_wm import keys
+from torchrl_wm.algorithms.algorithm import Algorithm, results, total
 from torchrl_wm.algorithms.optimizers import TensorFlowAdam
 from torchrl_wm.objectives import SlowUpdate
-from torchrl_wm.policies import FilteringActor
-from torchrl_wm.world_models import WorldModel, make_rssm
-
-Sizes = TypeVar("Sizes")
-WorldModelFactory = Callable[..., WorldModel]
 
 
-class Dreamer(nn.Module):
-    """Base of the Dreamers; a training loop sees the members named here and nothing else.
+class Dreamer(Algorithm):
+    """Base of the Dreamers, whose policies filter with the world model and act with the actor."""
 
-    ``policy`` collects, ``evaluation_policy`` evaluates, ``optimizers`` maps names to optimisers, and
-    :meth:`update` and :meth:`pretrain` take a replay sample ``[B, T + 1]`` and return metrics and the
-    fresh latents ``[B, T]`` of rows 1 to T.
-    """
-
-    policy: FilteringActor
-    evaluation_policy: FilteringActor
-    optimizers: dict[str, torch.optim.Optimizer]
     imagination_starts: int
 
     def _step(self, **losses: Tensor) -> None:
@@ -85,55 +69,3 @@ class Dreamer(nn.Module):
         mask = records.get(keys.MASK, None)
         if mask is not None:
             rows.set(keys.MASK, mask.reshape(1, -1).expand(rows.batch_size))
-
-
-def build_world_model(
-    factory: WorldModelFactory | None,
-    observation_spec: Composite,
-    action_spec: Composite,
-    defaults: Mapping[str, Any],
-) -> WorldModel:
-    """Calls a world model factory with an algorithm's defaults for whatever it names.
-
-    What a ``functools.partial`` sets already is kept; without a factory an RSSM is made.
-
-    Raises:
-        TypeError: for a factory that takes any option and names none.
-    """
-    factory = make_rssm if factory is None else factory
-    chosen = factory.keywords if isinstance(factory, partial) else {}
-    known = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    if takes_any and not known.keys() & defaults.keys():
-        raise TypeError(
-            f"{getattr(factory, '__name__', factory)} takes **options, but an algorithm only sets what a "
-            f"world model's factory names: name those of {sorted(defaults)} that it is to set, or give "
-            "functools.partial(make_rssm, ...)."
-        )
-    offered = {k: v for k, v in defaults.items() if k in known and k not in chosen}
-    return factory(observation_spec, action_spec, **offered)
-
-
-def preset(sizes: Mapping[str, Sizes], name: str) -> Sizes:
-    """The sizes of that name.
-
-    Raises:
-        ValueError: for an unknown name; the message lists the valid ones.
-    """
-    if name not in sizes:
-        raise ValueError(f"Unknown size {name!r}; expected one of {list(sizes)}.")
-    return sizes[name]
-
-
-def total(losses: TensorDictBase) -> Tensor:
-    """The sum of all entries whose name begins with ``loss_``."""
-    return sum(value for key, value in losses.items() if key.startswith("loss_"))
-
-
-def results(*losses: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
-    """Detached metrics of several losses, and the latents that one of them carries."""
-    metrics, latents = TensorDict(), None
-    for part in losses:
-        latents = part.get("latents", latents)
-        metrics.update(part.exclude("latents").detach())
-    return metrics, None if latents is None else latents.detach()

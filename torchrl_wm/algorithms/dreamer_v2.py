@@ -13,15 +13,10 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Composite, Unbounded
 
 from torchrl_wm import keys
-from torchrl_wm.algorithms.dreamer import (
-    Dreamer,
-    WorldModelFactory,
-    build_world_model,
-    preset,
-    results,
-    total,
-)
-from torchrl_wm.algorithms.options import checks_options
+from torchrl_wm.algorithms.algorithm import results, total
+from torchrl_wm.algorithms.dreamer import Dreamer
+from torchrl_wm.algorithms.options import checks_options, preset
+from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.modules.heads import NormalHead, actor_head
 from torchrl_wm.objectives import (
     ActorLoss,

@@ -14,16 +14,11 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Composite
 
 from torchrl_wm import keys
-from torchrl_wm.algorithms.dreamer import (
-    Dreamer,
-    WorldModelFactory,
-    build_world_model,
-    preset,
-    results,
-    total,
-)
+from torchrl_wm.algorithms.algorithm import results, total
+from torchrl_wm.algorithms.dreamer import Dreamer
 from torchrl_wm.algorithms.optimizers import DecayingDreamerV3Optimizer
-from torchrl_wm.algorithms.options import checks_options
+from torchrl_wm.algorithms.options import checks_options, preset
+from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.modules.heads import TwoHotHead, actor_head
 from torchrl_wm.modules.normalizers import ReturnNormalizer
 from torchrl_wm.objectives import (
@@ -183,15 +178,16 @@ class DreamerV3(Dreamer):
         )
         self.critic = TwoHotHead(features, bins=bins, layers=critic_layers, units=units)
         self.to(device)
+        # The discount is either learned as part of the continuation or applied to what it predicts.
+        learned, self.applied_discount = (discount, 1.0) if contdisc else (1.0, discount)
         self.world_model_loss = WorldModelLoss(
             model,
             make_divergence(free_bits=free_bits, **kl),
             reconstruction_scale=reconstruction_scale,
-            continuation_discount=discount if contdisc else 1.0,
+            continuation_discount=learned,
         )
-        self.discount = 1.0 if contdisc else discount  # of continuations that do not contain it
         self.imagination = Imagination(
-            model, self.actor, None, imagination_horizon, discount=discount / self.discount
+            model, self.actor, None, imagination_horizon, discount=learned
         )
         self.normalizer = ReturnNormalizer(rate=return_rate).to(device)
         self.actor_loss = ActorLoss(
@@ -253,7 +249,7 @@ class DreamerV3(Dreamer):
         latents, records = self._starts(model_losses["latents"], sample[:, 1:])
         trajectory = self.imagination(latents)
         value_units = self.critic_loss.evaluate(trajectory)
-        rows, _ = align_v3(trajectory, self.lambda_, self.discount)
+        rows, _ = align_v3(trajectory, self.lambda_, self.applied_discount)
         rows.set(keys.VALUE_UNITS, value_units)
         self.start_mask(records, rows)
         entries = [*self.replay_critic_loss.in_keys, keys.MASK]

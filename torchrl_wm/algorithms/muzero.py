@@ -18,8 +18,9 @@ from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
-from torchrl_wm.algorithms.dreamer import WorldModelFactory, build_world_model, total
+from torchrl_wm.algorithms.algorithm import Algorithm, total
 from torchrl_wm.algorithms.options import checks_options
+from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.data import (
     BootstrapValues,
     PrioritizedSequenceSampler,
@@ -28,18 +29,15 @@ from torchrl_wm.data import (
     UnrolledTargets,
 )
 from torchrl_wm.envs import resolve_factory
-from torchrl_wm.modules import stacking
+from torchrl_wm.modules import FrameStack, stacking
 from torchrl_wm.objectives import MuZeroLoss, SlowUpdate
 from torchrl_wm.planners import EnvModel, SearchPolicy
 from torchrl_wm.policies import SearchingPolicy
-from torchrl_wm.world_models import Evaluation, make_muzero
+from torchrl_wm.world_models import Evaluation, WorldModel, make_muzero
 
 
-class MuZero(nn.Module):
+class MuZero(Algorithm):
     """A model that predicts rewards, values and policies, and a search in it that acts and teaches.
-
-    A training loop sees ``policy``, ``evaluation_policy``, ``optimizers``, :meth:`update`,
-    :meth:`pretrain` and :meth:`replay_options`.
 
     Args:
         observation_spec, action_spec (Composite): unbatched specs.
@@ -145,19 +143,11 @@ class MuZero(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        # Row 0 of a sample trains nothing, and a root needs the screens before it.
-        self.frames, self.root = None, 1
-        if simulator is None:
-            self.frames = stacking(observation_spec, frame_stack)
-        elif frame_stack is not None:
-            raise ValueError(
-                f"frame_stack={frame_stack} has no effect with a simulator, whose states are whole: leave "
-                "it out."
-            )
+        self.frames = _make_frames(observation_spec, frame_stack, simulator)
+        self.root = 1  # row 0 of a sample trains nothing
         if self.frames is not None:
             observation_spec = self.frames.observation_spec
-            self.root = max(1, self.frames.count - 1)
-        factory = world_model or make_muzero
+            self.root = max(1, self.frames.count - 1)  # which needs the frames before it
         chosen = {
             "support": support,
             "use_value_prefix": use_value_prefix,
@@ -165,12 +155,7 @@ class MuZero(nn.Module):
             "use_consistency": use_consistency,
             "use_reconstruction": use_reconstruction,
         }
-        self.world_model = build_world_model(factory, observation_spec, action_spec, chosen)
-        if not hasattr(self.world_model, "search_tensors"):
-            raise TypeError(
-                f"MuZero needs a world model that predicts values and policies, as make_muzero makes; a "
-                f"{type(self.world_model).__name__} does not. Leave world_model out."
-            )
+        self.world_model = _make_world_model(world_model, observation_spec, action_spec, chosen)
         self.to(device)
         self.loss = MuZeroLoss(
             self.world_model,
@@ -186,18 +171,8 @@ class MuZero(nn.Module):
         self.slow_update = SlowUpdate(self.loss, tau=1.0, every=target_update_every)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
         self.two_players = two_players
-        _check_planner(planner, discount)
-        searched, options = self.world_model, {"discount": -discount if two_players else discount}
-        if simulator is not None:  # which says itself what a step is worth, and to whom
-            searched, options = self._true_model(simulator, discount), {}
-        make_search = partial(planner or SearchPolicy, searched, **options)
-        self.search = make_search()
+        self._make_policies(planner, simulator, discount)
         self.temperature_decay = self._checked_decay(temperature_decay)
-        act = partial(SearchingPolicy, self.world_model, frames=self.frames)
-        self.policy = act(self.search, version=self._version)
-        self.evaluation_policy = act(make_search(greedy=True))
-        found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
-        self.searched = [key for key in found if key in self.policy.note_keys]
         prefix = self.world_model.value_prefix
         self.targets = UnrolledTargets(
             self.world_model.action_encoding,
@@ -220,6 +195,22 @@ class MuZero(nn.Module):
         )
         self.optimizers = {"all": optimizer}
         self.register_load_state_dict_post_hook(_set_temperature)
+
+    def _make_policies(self, planner, simulator, discount: float) -> None:
+        _check_planner(planner, discount)
+        searched, options = (
+            self.world_model,
+            {"discount": -discount if self.two_players else discount},
+        )
+        if simulator is not None:  # which says itself what a step is worth, and to whom
+            searched, options = self._true_model(simulator, discount), {}
+        make_search = partial(planner or SearchPolicy, searched, **options)
+        self.search = make_search()
+        act = partial(SearchingPolicy, self.world_model, frames=self.frames)
+        self.policy = act(self.search, version=self._version)
+        self.evaluation_policy = act(make_search(greedy=True))
+        found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
+        self.searched = [key for key in found if key in self.policy.note_keys]
 
     def _checked_decay(self, updates: int) -> int:
         if updates and not hasattr(self.search.rule, "temperature"):
@@ -321,6 +312,26 @@ class MuZero(nn.Module):
 
     def _target_values(self, records: TensorDictBase) -> Tensor:
         return self.loss.target_values(records.to(self.updates.device))
+
+
+def _make_frames(observation_spec: Composite, count: int | None, simulator) -> FrameStack | None:
+    if simulator is None:
+        return stacking(observation_spec, count)
+    if count is not None:
+        raise ValueError(
+            f"frame_stack={count} has no effect with a simulator, whose states are whole: leave it out."
+        )
+    return None
+
+
+def _make_world_model(factory, observation_spec, action_spec, chosen) -> WorldModel:
+    model = build_world_model(factory or make_muzero, observation_spec, action_spec, chosen)
+    if not hasattr(model, "search_tensors"):
+        raise TypeError(
+            f"MuZero needs a world model that predicts values and policies, as make_muzero makes; a "
+            f"{type(model).__name__} does not. Leave world_model out."
+        )
+    return model
 
 
 def _set_temperature(agent: MuZero, _: Any = None) -> None:

@@ -1,11 +1,14 @@
-"""Which numbers the options of an algorithm may have."""
+"""Which values the options of an algorithm may have."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from torchrl_wm.ranges import COUNT, NUMBER, RATE, SHARE, WEIGHT, Range
+
+Sizes = TypeVar("Sizes")
 
 RANGES: dict[str, Range] = {
     **dict.fromkeys(["lambda_", "mix", "return_rate"], SHARE),
@@ -55,3 +58,14 @@ def checks_options(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **options)
 
     return checked
+
+
+def preset(sizes: Mapping[str, Sizes], name: str) -> Sizes:
+    """The sizes of that name.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
+    if name not in sizes:
+        raise ValueError(f"Unknown size {name!r}; expected one of {list(sizes)}.")
+    return sizes[name]

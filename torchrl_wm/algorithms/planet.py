@@ -15,18 +15,12 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import nn
 from torchrl.data import Composite
 
-from torchrl_wm.algorithms.dreamer import (
-    WorldModelFactory,
-    build_world_model,
-    preset,
-    results,
-    total,
-)
+from torchrl_wm.algorithms.algorithm import Algorithm, results, total
 from torchrl_wm.algorithms.optimizers import TensorFlowAdam
-from torchrl_wm.algorithms.options import checks_options
+from torchrl_wm.algorithms.options import checks_options, preset
+from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.modules.quantization import QuantizeImages
 from torchrl_wm.objectives import LatentOvershooting, WorldModelLoss, make_divergence
 from torchrl_wm.planners import CEMPlanner, Planner
@@ -70,11 +64,8 @@ PLANNER = {"planning_horizon": 12, "optim_steps": 10, "num_candidates": 1000, "t
 """Sizes of PlaNet's own planner."""
 
 
-class PlaNet(nn.Module):
+class PlaNet(Algorithm):
     """A world model trained on what it saw, and a planner that acts in it.
-
-    A training loop sees ``policy``, ``evaluation_policy``, ``optimizers``, :meth:`update` and
-    :meth:`pretrain`.
 
     Args:
         observation_spec, action_spec (Composite): unbatched specs.

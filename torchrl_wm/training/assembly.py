@@ -134,13 +134,9 @@ def _build_replay(
 ) -> StepReplay:
     """The replay, with enough spare rows that a checkpoint never has to copy observations.
 
-    It stores the latents of the world model, unless the algorithm has ``replay_options()`` that say
-    what else it stores and how it samples.
+    The algorithm's ``replay_options()`` say what it stores and how it samples.
     """
-    if hasattr(algorithm, "replay_options"):
-        wanted = algorithm.replay_options()
-    else:
-        wanted = {"latents": algorithm.world_model.latent_codecs}
+    wanted = algorithm.replay_options()
     length = config.replay.slice_length
     if length is not None and length != wanted.get("slice_length", length):
         raise ValueError(

@@ -48,9 +48,7 @@ class Trainer:
     Args:
         env (EnvBase): environments with batch size ``[E]``; the latent entries of the algorithm's
             policy are added to it.
-        algorithm (nn.Module): ``policy``, ``update(sample)``, ``pretrain(sample)`` and
-            ``optimizers``; both methods return metrics (a TensorDict of detached scalars) and the
-            fresh latents ``[B, T]`` of the sample or None.
+        algorithm (Algorithm): what learns and acts, see :class:`torchrl_wm.algorithms.Algorithm`.
         replay (StepReplay): what is collected goes in, what updates train on comes out.
         ratio (UpdateRatio): when updates are due.
 

@@ -1,0 +1,61 @@
+"""What a training loop sees of an algorithm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from torchrl_wm.policies import FilteringPolicy
+from torchrl_wm.world_models import WorldModel
+
+
+class Algorithm(nn.Module, ABC):
+    """Base of all algorithms; :class:`~torchrl_wm.training.Trainer` uses the members named here only.
+
+    An algorithm of your own sets the four attributes in its constructor and implements :meth:`update`.
+    The constructor is called with the observation and the action spec, and with the options of the
+    command line.
+    """
+
+    world_model: WorldModel
+    policy: FilteringPolicy
+    """Collects."""
+    evaluation_policy: FilteringPolicy
+    """Acts in evaluation episodes."""
+    optimizers: dict[str, torch.optim.Optimizer]
+    """By name, for checkpoints."""
+
+    @abstractmethod
+    def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+        """One update of everything on a replay sample ``[B, T + 1]``.
+
+        Returns:
+            The metrics, scalars, and what is written back into rows 1 to T of the replay: entries
+            ``[B, T]``, fresh latents among them, or ``None``.
+        """
+
+    @abstractmethod
+    def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+        """One update of the world model alone, with the arguments and results of :meth:`update`."""
+
+    def replay_options(self) -> dict[str, Any]:
+        """What the replay stores and how it samples: arguments of ``StepReplay``."""
+        return {"latents": self.world_model.latent_codecs}
+
+
+def total(losses: TensorDictBase) -> Tensor:
+    """The sum of all entries whose name begins with ``loss_``."""
+    return sum(value for key, value in losses.items() if key.startswith("loss_"))
+
+
+def results(*losses: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
+    """Detached metrics of several losses, and the latents that one of them carries."""
+    metrics, latents = TensorDict(), None
+    for part in losses:
+        latents = part.get("latents", latents)
+        metrics.update(part.exclude("latents").detach())
+    return metrics, None if latents is None else latents.detach()
