@@ -18,6 +18,7 @@ from torchrl_wm.algorithms.dreamer import Dreamer
 from torchrl_wm.algorithms.options import checks_options, preset
 from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.modules.heads import NormalHead, actor_head
+from torchrl_wm.modules.styles import NETWORKS
 from torchrl_wm.objectives import (
     ActorLoss,
     CriticLoss,
@@ -147,12 +148,8 @@ class DreamerV2(Dreamer):
         sizes = preset(SIZES, size)
         chosen = {**WORLD_MODEL, **sizes, **flags, "use_continuation": use_continuation}
         model = build_world_model(world_model, observation_spec, action_spec, chosen)
-        network = {
-            "units": sizes["units"] if units is None else units,
-            "activation": "elu",
-            "norm": None,
-            "init": "glorot",
-        }
+        units = sizes["units"] if units is None else units
+        network = {**NETWORKS["v2"], "units": units}
         self.actor = actor_head(
             action_spec,
             model.feature_size,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from torchrl_wm import keys
 from torchrl_wm.data.arrays import read_array, write_array
 from torchrl_wm.data.checksums import RowChecksums
+from torchrl_wm.data.durability import flush
 
 if TYPE_CHECKING:
     from torchrl_wm.data.replay import StepReplay
@@ -101,7 +101,7 @@ class ReplayCheckpoint:
             if self.rows_dir is not None:
                 sums = self.checksums.window(self._immutable(rows), self.writer)
                 for leaf in rows.values():
-                    _flush(leaf.filename)
+                    flush(leaf.filename)
         if self.replay.generator is not None:
             state = self.replay.generator.get_state()
             files[_GENERATOR] = write_array(path / f"{_GENERATOR}.npy", state)
@@ -318,12 +318,3 @@ def _key(key: str | list[str]) -> NestedKey:
 
 def _names(found: set[NestedKey]) -> list[str]:
     return sorted(map(str, found))
-
-
-def _flush(filename: str) -> None:
-    # The pages of a killed process survive; only this makes them survive a loss of power.
-    descriptor = os.open(filename, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

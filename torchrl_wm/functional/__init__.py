@@ -9,7 +9,7 @@ from torchrl_wm.functional.images import (
     scale_image,
 )
 from torchrl_wm.functional.n_step import n_step_returns, steps_of_age, value_prefixes
-from torchrl_wm.functional.noise import coloured_noise
+from torchrl_wm.functional.noise import coloured_noise, gumbel_noise
 from torchrl_wm.functional.priorities import importance_weights, priority_probabilities
 from torchrl_wm.functional.returns import discount_of_length, lambda_return
 from torchrl_wm.functional.scaling import min_max_scale, simnorm
@@ -28,6 +28,7 @@ __all__ = [
     "coloured_noise",
     "discount_of_length",
     "gaussian_kl",
+    "gumbel_noise",
     "image_to_uint8",
     "importance_weights",
     "lambda_return",

@@ -1,4 +1,4 @@
-"""Coloured noise: normal numbers that are correlated along time."""
+"""Noise: normal numbers that are correlated along time, and Gumbel numbers."""
 
 from __future__ import annotations
 
@@ -57,3 +57,24 @@ def coloured_noise(
         both_sides[-1] = 1.0
     scale = scale / ((both_sides * scale.square()).sum() / steps).sqrt()
     return torch.fft.irfft(torch.fft.rfft(white) * scale, n=steps)
+
+
+def gumbel_noise(shape: Sequence[int], *, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise: the largest of logits plus noise is a draw of their categorical.
+
+    Args:
+        shape (sequence of int): ``[...]``.
+
+    Keyword Args:
+        generator (torch.Generator, optional): source of the draws, on the CPU.
+
+    Returns:
+        float64 ``[...]`` on the CPU, always finite.
+
+    Examples:
+        >>> noise = gumbel_noise([10_000], generator=torch.Generator().manual_seed(0))
+        >>> noise.mean().round(decimals=1)  # the Euler-Mascheroni constant
+        tensor(0.6000, dtype=torch.float64)
+    """
+    uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
+    return -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()

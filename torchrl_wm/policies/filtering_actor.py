@@ -5,7 +5,8 @@ from __future__ import annotations
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from torchrl_wm.policies.filtering_policy import FilteringPolicy, wants_mode
+from torchrl_wm.modules.exploration_type import wants_mode
+from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
 

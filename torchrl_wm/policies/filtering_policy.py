@@ -6,7 +6,6 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import TensorDictPrimer
-from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_wm.world_models import WorldModel
 
@@ -53,9 +52,3 @@ class FilteringPolicy(TensorDictModuleBase):
     def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes the actions beside fresh latents."""
         raise NotImplementedError
-
-
-def wants_mode() -> bool:
-    """Whether TorchRL's exploration type asks for the most probable action."""
-    modes = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
-    return exploration_type() in modes

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from tensordict import TensorDictBase
 from torchrl.envs import TensorDictPrimer
 
+from torchrl_wm.modules.exploration_type import wants_mode
 from torchrl_wm.planners import Planner
-from torchrl_wm.policies.filtering_policy import FilteringPolicy, wants_mode
+from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
 

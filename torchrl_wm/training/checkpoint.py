@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from torchrl_wm.data.durability import flush
+
 FORMAT = "torchrl_wm checkpoint"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -76,7 +78,7 @@ def write_checkpoint(
         write(aside / name)
     _seal(aside, step)
     os.rename(aside, target)
-    _flush(folder)
+    flush(folder)
     older = [path for path in list_checkpoints(folder) if path not in replaced]
     for old in [*replaced, *older[:-keep]]:
         shutil.rmtree(old)
@@ -181,18 +183,18 @@ def _seal(folder: Path, step: int) -> None:
     """Writes the manifest of ``folder`` and flushes everything to the disk."""
     files = {}
     for file in _files(folder):
-        _flush(file)
+        flush(file)
         files[str(file.relative_to(folder))] = {
             "bytes": file.stat().st_size,
             "sha256": _checksum(file),
         }
     manifest = {"format": FORMAT, "version": VERSION, "step": step, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    _flush(folder / MANIFEST)
+    flush(folder / MANIFEST)
     for path in folder.rglob("*"):
         if path.is_dir():
-            _flush(path)
-    _flush(folder)
+            flush(path)
+    flush(folder)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -205,14 +207,6 @@ def _checksum(file: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refusal(path: Path, reason: str) -> CheckpointError:

@@ -10,10 +10,10 @@ from torchrl_wm.modules.decoders import make_decoder
 from torchrl_wm.modules.dynamics import EnsembleDynamics
 from torchrl_wm.modules.encoders import Encoder, make_encoder
 from torchrl_wm.modules.flat_encoder import FlatEncoder
-from torchrl_wm.modules.heads import BernoulliHead, NormalHead, TwoHotHead
 from torchrl_wm.modules.networks import dense
 from torchrl_wm.modules.styles import NETWORKS, Style, check_style
 from torchrl_wm.world_models.feed_forward import FeedForward, Identity
+from torchrl_wm.world_models.prediction_heads import prediction_heads
 
 
 def make_identity(
@@ -71,8 +71,14 @@ def make_identity(
     encoder, encoding = FlatEncoder(observation_spec), ActionEncoding(action_spec)
     network = {**NETWORKS[style], "units": units}
     dynamics = _dynamics(encoder, encoding, members, dynamics_layers, posterior_std, network)
-    layers = reward_layers, continuation_layers if use_continuation else None
-    heads = _heads(style, encoder.out_features, *layers, bins, network)
+    heads = prediction_heads(
+        style,
+        encoder.out_features,
+        reward_layers=reward_layers,
+        continuation_layers=continuation_layers if use_continuation else None,
+        bins=bins,
+        **network,
+    )
     return Identity(encoder, encoding, dynamics, posterior_std=posterior_std, **heads, **keys)
 
 
@@ -143,8 +149,14 @@ def make_autoencoder(
     if use_reconstruction:
         decoder = make_decoder(observation_spec, 0, state_size, style, blocks=1, **options)
     dynamics = _dynamics(code, encoding, members, dynamics_layers, posterior_std, network)
-    layers = reward_layers, continuation_layers if use_continuation else None
-    heads = _heads(style, state_size, *layers, bins, network)
+    heads = prediction_heads(
+        style,
+        state_size,
+        reward_layers=reward_layers,
+        continuation_layers=continuation_layers if use_continuation else None,
+        bins=bins,
+        **network,
+    )
     parts = {"decoder": decoder, **heads}
     return FeedForward(code, encoding, dynamics, posterior_std=posterior_std, **parts, **keys)
 
@@ -173,14 +185,3 @@ def _dynamics(encoder, encoding, members, layers, posterior_std, network) -> Ens
     return EnsembleDynamics(
         *sizes, members=members, layers=layers, min_std=posterior_std, **network
     )
-
-
-def _heads(style, features, reward_layers, continuation_layers, bins, network) -> dict:
-    heads = {}
-    if style == "v3":
-        heads["reward_head"] = TwoHotHead(features, bins=bins, layers=reward_layers, **network)
-    else:
-        heads["reward_head"] = NormalHead(features, layers=reward_layers, **network)
-    if continuation_layers is not None:
-        heads["continuation_head"] = BernoulliHead(features, layers=continuation_layers, **network)
-    return heads

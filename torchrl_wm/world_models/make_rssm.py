@@ -10,10 +10,10 @@ from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.cells import GRUS, BlockCell, Cell, DenseCell
 from torchrl_wm.modules.decoders import make_decoder
 from torchrl_wm.modules.encoders import make_encoder
-from torchrl_wm.modules.heads import BernoulliHead, NormalHead, TwoHotHead
 from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
 from torchrl_wm.modules.latents import CategoricalLatent, GaussianLatent, Latent
 from torchrl_wm.modules.styles import NETWORKS, Style, check_style
+from torchrl_wm.world_models.prediction_heads import prediction_heads
 from torchrl_wm.world_models.rssm import RSSM
 
 CELLS = (*GRUS, "block")
@@ -106,7 +106,7 @@ def make_rssm(
         use_symlog=use_symlog,
     )
     features = belief_size + variables.flat_size
-    decoder = reward = continuation = None
+    decoder = None
     if use_reconstruction:
         decoder = make_decoder(
             observation_spec,
@@ -119,13 +119,14 @@ def make_rssm(
             use_symlog=use_symlog,
             blocks=blocks,
         )
-    network = {**network, "units": units}
-    if style == "v3":
-        reward = TwoHotHead(features, bins=bins, layers=reward_layers, **network)
-    else:
-        reward = NormalHead(features, layers=reward_layers, **network)
-    if use_continuation:
-        continuation = BernoulliHead(features, layers=continuation_layers, **network)
+    heads = prediction_heads(
+        style,
+        features,
+        reward_layers=reward_layers,
+        continuation_layers=continuation_layers if use_continuation else None,
+        bins=bins,
+        **{**network, "units": units},
+    )
     raw, hidden = variables.raw_size, hidden_size
     return RSSM(
         encoder,
@@ -135,8 +136,7 @@ def make_rssm(
         PriorHead(belief_size, raw, hidden, prior_layers, **around),
         PosteriorHead(belief_size, encoder.out_features, raw, hidden, posterior_layers, **around),
         decoder=decoder,
-        reward_head=reward,
-        continuation_head=continuation,
+        **heads,
         **keys,
     )
 

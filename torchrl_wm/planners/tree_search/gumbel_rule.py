@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_wm.functional.noise import gumbel_noise
 from torchrl_wm.planners.tree_search.exponential import softmax
 from torchrl_wm.planners.tree_search.normalization import completed_q
 from torchrl_wm.planners.tree_search.sequential_halving import considered_visits_table
@@ -59,8 +60,7 @@ class GumbelRule:
     # -- the root ----------------------------------------------------------------------------------
     def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Gumbel noise ``[B, A]``, already scaled."""
-        uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=generator)
-        gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
+        gumbel = gumbel_noise(allowed.shape, generator=generator)
         return (self.gumbel_scale * gumbel).float().to(allowed.device)
 
     def root_logits(self, logits: Tensor, noise: Tensor | None) -> Tensor:

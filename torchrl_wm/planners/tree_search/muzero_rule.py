@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl_wm.functional.noise import gumbel_noise
 from torchrl_wm.planners.tree_search.normalization import (
     FixedBounds,
     Normalization,
@@ -74,8 +75,8 @@ class MuZeroRule:
         # The log of a gamma variable with a shape below 1, after Marsaglia and Tsang: alpha as small as
         # 0.03 underflows otherwise, and a row of zeros has no direction.
         shape = torch.full(allowed.shape, self.dirichlet_alpha + 1, dtype=torch.float64)
-        boosted = torch._standard_gamma(shape, generator=_on_cpu(generator)).log()
-        uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=_on_cpu(generator))
+        boosted = torch._standard_gamma(shape, generator=generator).log()
+        uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=generator)
         log_gamma = boosted + uniform.clamp_min(1e-300).log() / self.dirichlet_alpha
         log_gamma = log_gamma.to(allowed.device).masked_fill(~allowed, -torch.inf)
         return log_gamma.softmax(-1).nan_to_num(0.0).float()
@@ -129,8 +130,7 @@ class MuZeroRule:
         if greedy or self.temperature == 0:
             return visits.argmax(-1)
         scores = self.action_logits(visits)
-        uniform = torch.rand(scores.shape, dtype=torch.float64, generator=_on_cpu(generator))
-        gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
+        gumbel = gumbel_noise(scores.shape, generator=generator)
         return (scores + gumbel.to(scores.device)).argmax(-1)
 
 
@@ -138,11 +138,3 @@ class MuZeroRule:
 def _bounds(c_init: float, c_base: float, num_simulations: int) -> Tensor:
     n = torch.arange(num_simulations + 2, dtype=torch.float64)
     return n.sqrt() * (c_init + ((n + c_base + 1) / c_base).log())
-
-
-def _on_cpu(generator: torch.Generator | None) -> torch.Generator | None:
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(
-            f"A search draws its few random numbers on the CPU; its generator is on {generator.device}."
-        )
-    return generator

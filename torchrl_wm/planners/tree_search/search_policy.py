@@ -11,9 +11,9 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
-from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_wm import keys
+from torchrl_wm.modules.exploration_type import wants_mode
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.env_model import EnvModel
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator
@@ -22,8 +22,6 @@ from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.sampled import SampledDynamics
 from torchrl_wm.planners.tree_search.search import EXECUTORS, Rule, search
 from torchrl_wm.ranges import COUNT, Range
-
-_DETERMINISTIC = (ExplorationType.MODE, ExplorationType.MEAN, ExplorationType.DETERMINISTIC)
 
 
 class SearchPolicy(TensorDictModuleBase):
@@ -109,6 +107,10 @@ class SearchPolicy(TensorDictModuleBase):
             raise TypeError(f"rule={rule!r} must be a MuZeroRule() or a GumbelRule().")
         if executor not in EXECUTORS:
             raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(
+                f"A search draws its few random numbers on the CPU; its generator is on {generator.device}."
+            )
         self.dynamics = make_dynamics(model, discount, num_sampled_actions)
         self.evaluator = Evaluator(self.dynamics, trace=trace)
         # A copy: a schedule of one search's temperature must not reach another that has the same rule.
@@ -203,7 +205,7 @@ class SearchPolicy(TensorDictModuleBase):
         return torch.stack([flag.all(-1) for flag in flags]).any(0) if flags else None
 
     def _is_greedy(self) -> bool:
-        return self.greedy or exploration_type() in _DETERMINISTIC
+        return self.greedy or wants_mode()
 
     def _flat(self, tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
         """An optional entry as ``[B, n]`` bool."""
