@@ -45,9 +45,9 @@ def report(name: str, runs: list[RunFolder], rows: list[dict[str, float]]) -> st
     """Commands and returns as Markdown."""
     lines = [f"# {name}", ""]
     for run in runs:
-        start = json.loads((run.path / "starts.jsonl").read_text().splitlines()[0])
-        version = start.get("commit") or start.get("version")
-        lines.append(f"- `{start['command']}` ({version})")
+        for line in (run.path / "starts.jsonl").read_text().splitlines():
+            start = json.loads(line)
+            lines.append(f"- `{start['command']}` ({start.get('commit') or start['torchrl_wm']})")
     steps = sorted({int(row["step"]) for row in rows})
     seeds = sorted({row["seed"] for row in rows})
     lines += ["", "Mean return of an evaluation, by environment step and seed:", ""]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +28,6 @@ FOLDER = Path(__file__).parent / "golden"
 # Workers of the tests share the cores: small models are ruined by threads that outnumber them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_weights
 
 
 @pytest.fixture(autouse=True)
@@ -147,12 +145,6 @@ class GoldenCase:
         if bad.any():
             error = (actual - expected).abs()[bad].max().item()
             pytest.fail(f"{where}: {int(bad.sum())} entries differ, by {error:.3g} of {scale:.3g}")
-
-
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "golden(family, ...): runs once per golden file of the families"
-    )
 
 
 def pytest_generate_tests(metafunc):

@@ -15,7 +15,6 @@ TINY = ["--config-dir", str(Path(__file__).with_name("config"))]
 def command(tmp_path, monkeypatch, capfd):
     """Runs ``torchrl-wm`` in an empty folder, in this process; returns what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "training"))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     threads = torch.get_num_threads()
 

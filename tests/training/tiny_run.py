@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchrl.data import OneHot, Unbounded
 from torchrl.envs import TensorDictPrimer
 
+from torchrl_wm.algorithms import Algorithm
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import gymnasium as make_gymnasium
 from torchrl_wm.envs import model_specs
@@ -81,7 +82,7 @@ def no_world_model():
     """What the config of the tiny algorithm gives as its world model."""
 
 
-class TinyAlgorithm(nn.Module):
+class TinyAlgorithm(Algorithm):
     """Regresses rewards on the latent of a one-step filter from the stored carry."""
 
     def __init__(

@@ -27,6 +27,7 @@ from torchrl_wm.modules.distributions import (
     TwoHot,
     UnitNormal,
 )
+from torchrl_wm.modules.dynamics import EnsembleDynamics
 from torchrl_wm.modules.encoders import (
     Encoder,
     ImageEncoder,
@@ -35,6 +36,7 @@ from torchrl_wm.modules.encoders import (
     VectorEncoder,
     make_encoder,
 )
+from torchrl_wm.modules.flat_encoder import FlatEncoder
 from torchrl_wm.modules.frame_stack import FrameStack, stacking
 from torchrl_wm.modules.heads import (
     BernoulliHead,
@@ -66,6 +68,7 @@ from torchrl_wm.modules.outputs import (
     TruncatedNormalOutput,
     TwoHotOutput,
 )
+from torchrl_wm.modules.quantization import QuantizeImages
 from torchrl_wm.modules.residual import ResidualBlock, ResidualImageEncoder
 from torchrl_wm.modules.styles import NETWORKS, SIZES
 from torchrl_wm.modules.value_prefix import PrefixReward, ValuePrefix
@@ -85,6 +88,9 @@ __all__ = [
     "DenseDynamics",
     "DiagonalNormal",
     "Encoder",
+    "EnsembleDynamics",
+    "FlatEncoder",
+    "FrameStack",
     "GRU",
     "GaussianLatent",
     "Head",
@@ -110,7 +116,9 @@ __all__ = [
     "Output",
     "PooledImageEncoder",
     "PosteriorHead",
+    "PrefixReward",
     "PriorHead",
+    "QuantizeImages",
     "RMSNorm",
     "ResetBeforeGRU",
     "ResidualBlock",
@@ -132,13 +140,11 @@ __all__ = [
     "TwoHotOutput",
     "UnitNormal",
     "UpsamplingImageDecoder",
+    "ValuePrefix",
     "VectorDecoder",
     "VectorEncoder",
     "actor_head",
     "make_decoder",
     "make_encoder",
-    "PrefixReward",
-    "ValuePrefix",
-    "FrameStack",
     "stacking",
 ]

@@ -1,11 +1,12 @@
 """From a Hydra config to objects, with errors that list what would have been right.
 
-Needs ``hydra-core`` (the extra ``recipes``); nothing else in the package does.
+Needs ``hydra-core`` (the extra ``recipes``), as nothing else in the package does but the assembly of runs.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import os
 from collections.abc import Iterable, Sequence
@@ -40,16 +41,10 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     import hydra.utils
 
     _check_options(node)
-    partial = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     if node.get("_partial_", False):
-        return partial if not (args or kwargs) else _bind(partial, *args, **kwargs)
-    return partial(*args, **kwargs)
-
-
-def _bind(partial: Any, *args: Any, **kwargs: Any) -> Any:
-    from functools import partial as bind
-
-    return bind(partial, *args, **kwargs)
+        return functools.partial(make, *args, **kwargs)
+    return make(*args, **kwargs)
 
 
 def _check_options(node: Any) -> None:
@@ -135,26 +130,33 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
         _check_path(config, override.key_or_group)
     given = [override.key_or_group for override in values]
     for name in config:
-        if name != "hydra" and isinstance(config._get_node(name), DictConfig):
-            _check_references(config[name], given)
+        if name == "hydra" or OmegaConf.is_interpolation(config, name):
+            continue
+        if isinstance(config[name], DictConfig):
+            _check_references(config[name], given, name)
 
 
-def _check_references(node: DictConfig, given: Sequence[str]) -> None:
+def _check_references(node: DictConfig, given: Sequence[str], prefix: str) -> None:
     """Options that are those of another part, which has to have them."""
-    for name, value in node._content.items():
-        path = node._get_full_key(name)
-        if isinstance(value, DictConfig):
-            _check_references(value, given)
-        elif value._is_interpolation() and path not in given:
-            try:
-                node._get_node(name)._dereference_node()
-            except InterpolationKeyError:
-                raise OptionError(
-                    f"{path} is {value._value()}, which nothing chosen here has: choose another env, or "
-                    f"set {path}=..."
-                ) from None
-            except OmegaConfBaseException:
-                continue  # such as one without a default, which may be set yet
+    for name in node:
+        path = f"{prefix}.{name}"
+        if not OmegaConf.is_interpolation(node, name):
+            if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
+                _check_references(node[name], given, path)
+        elif path not in given:
+            _check_reference(node, name, path)
+
+
+def _check_reference(node: DictConfig, name: str, path: str) -> None:
+    try:
+        node[name]
+    except InterpolationKeyError:
+        wanted = OmegaConf.to_container(node, resolve=False)[name]
+        raise OptionError(
+            f"{path} is {wanted}, which nothing chosen here has: choose another env, or set {path}=..."
+        ) from None
+    except OmegaConfBaseException:
+        pass  # such as one without a default, which may be set yet
 
 
 def _check_path(config: DictConfig, path: str) -> None:
