@@ -28,3 +28,10 @@ def test_channels_come_first(shape):
     found = channels_first(np.zeros(shape))
     assert found.shape == (1 if len(shape) == 2 else 3, 8, 9)
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((17, 8, 8), 17), ((8, 8, 17), 17), ((8, 8, 8), 8), ((9, 6, 2), 2)]
+)
+def test_planes_of_boards_may_be_more_than_their_columns(shape, channels):
+    assert channels_first(np.zeros(shape)).shape[0] == channels

@@ -15,6 +15,7 @@ from torchrl.data import (
 )
 from torchrl.envs import StepCounter, TransformedEnv, check_env_specs
 
+from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
@@ -162,6 +163,36 @@ def test_partial_resets_start_anew_only_there():
     assert torch.equal(after[1::2], before[1::2])
     assert torch.equal(after[::2], after[::2].round())  # rows of the start
     assert not torch.equal(before[::2], before[::2].round())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [(), (7,), (5, 2)])
+def test_episodes_begin_in_single_rows_of_a_replay_of_step_records(batch):
+    model = rssm()
+    replay = StepReplay(
+        60,
+        num_envs=1,
+        batch_size=2,
+        slice_length=4,
+        action_spec=CONTINUOUS["action"],
+        observation_keys=["observation"],
+        latents=dict.fromkeys(model.latent_keys, torch.float32),
+    )
+    steps = model.initial([1, 12]).update(
+        {"observation": torch.zeros(1, 12, 4), "action": torch.zeros(1, 12, 2)}
+    )
+    steps["belief"] = torch.arange(1.0, 13).view(1, 12, 1).expand(1, 12, 16)
+    zeros = torch.zeros(1, 12, 1)
+    done = zeros.bool().index_fill(1, torch.tensor([3, 7, 11]), True)
+    steps.update({"is_init": done.roll(1, 1), "previous_action": torch.zeros(1, 12, 2)})
+    steps["previous_reward"] = zeros
+    following = {"observation": torch.zeros(1, 12, 4), "reward": zeros, "previous_reward": zeros}
+    following.update({"done": done, "terminated": done, "previous_action": torch.zeros(1, 12, 2)})
+    replay.extend(steps.set("next", TensorDict(following, [1, 12])))
+    env = LearnedEnv(model, start=replay.buffer, batch_size=batch)
+    begun = torch.cat([env.reset()["belief"][..., 0].reshape(-1) for _ in range(100)])
+    assert (begun > 0).all()  # final records hold zeros
+    assert len(begun.unique()) == 12
 
 
 def test_episodes_end_where_the_continuation_is_low():

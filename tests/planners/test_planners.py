@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
+from torchrl.collectors import Collector
 from torchrl.data import (
     Binary,
     Bounded,
@@ -25,8 +26,10 @@ from torchrl.data import (
 from torchrl.envs import Compose, InitTracker, PendulumEnv, SerialEnv, TransformedEnv
 from torchrl.objectives.value import TDLambdaEstimator
 
+from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner
-from torchrl_wm.world_models import make_identity
+from torchrl_wm.policies import PlanningPolicy
+from torchrl_wm.world_models import make_identity, make_rssm
 
 SIZES = {"planning_horizon": 3, "optim_steps": 8, "num_candidates": 64, "top_k": 8}
 PLANNERS = {
@@ -255,6 +258,24 @@ def test_rewards_after_the_end_of_an_episode_do_not_count(reach):
     assert planner.simulator.returns(start, actions).item() == pytest.approx(-0.5 - 0.25)
 
 
+@pytest.mark.parametrize("what", ["reward", "state_value"])
+def test_what_is_no_number_after_the_end_does_not_count(reach, what):
+    class Broken(reach):
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            over = tensordict["steps"] >= self.length
+            return out.set(
+                "reward", out["reward"].masked_fill(over & (what == "reward"), torch.nan)
+            )
+
+    worth = lambda td: td.set("state_value", torch.full((*td.batch_size, 1), torch.nan))
+    options = {"terminal_value": worth} if what == "state_value" else {}
+    planner = make("cem", Broken(UNIT, 0.5, length=2), discount=0.5, **options)
+    start = planner.simulator.start(planner.simulator.env.reset(TensorDict(batch_size=[1])))
+    returns = planner.simulator.returns(start, torch.zeros(1, 1, 3, 2))
+    assert returns.item() == pytest.approx(-0.5 - 0.25)
+
+
 def test_terminal_value_counts_with_the_discount_and_not_after_the_end(reach):
     worth = lambda td: td.set("state_value", 10 * torch.ones(*td.batch_size, 1))
     for length, expected in ((2, -0.75), (1000, -0.5 - 0.25 - 0.125 + 0.125 * 10)):
@@ -450,3 +471,70 @@ def test_missing_entries_are_named_with_what_to_do(reach):
         planner(start.set("is_init", torch.ones(1, dtype=torch.bool)))
     with pytest.raises(KeyError, match="'goal'"):
         make("cem", env)(TensorDict(steps=torch.zeros(1)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rewards_in_double_precision_leave_the_plan_what_a_collector_carries(reach):
+    class Precise(reach):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.full_reward_spec = Composite(reward=Unbounded((1,), dtype=torch.float64))
+
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set("reward", out["reward"].double())
+
+    env = Precise(UNIT, 0.5)
+    planner = MPPIPlanner(env, **SIZES, warm_start=True)
+    collector = Collector(carrying(planner, env), planner, frames_per_batch=4, total_frames=4)
+    assert next(iter(collector))["plan"].dtype == torch.float32
+    collector.shutdown()
+
+
+def test_a_planner_is_where_its_model_is():
+    model = make_identity(Composite(x=Unbounded(3)), Composite(action=UNIT), units=8).to("meta")
+    planner = CEMPlanner(model, **SIZES)
+    assert {buffer.device.type for buffer in planner.space.buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize("make_env", [lambda model: model, LearnedEnv])
+def test_the_most_probable_latents_are_followed_where_none_are_drawn(make_env):
+    specs = Composite(x=Unbounded(3)), Composite(action=UNIT)
+    model = make_rssm(
+        *specs,
+        belief_size=16,
+        hidden_size=8,
+        units=8,
+        state_size=4,
+        classes=5,
+        use_continuation=False,
+    )
+    for parameter in model.parameters():  # heads of zeros tell nothing
+        nn.init.normal_(parameter, std=0.5)
+    planner = CEMPlanner(make_env(model), **SIZES, sample_latents=False)
+    start, actions = planner.simulator.start(model.initial([2])), torch.rand(2, 4, 3, 2)
+    latents = tuple(value.repeat_interleave(4, 0) for value in start)
+    expected = 0
+    for action in actions.flatten(0, 1).unbind(1):
+        belief = model.cell(*latents, model.cell.project_action(action), model.cell.weights())
+        logits = model.prior(belief).unflatten(-1, (4, 5))
+        state = nn.functional.one_hot(logits.argmax(-1), 5).flatten(-2).float()
+        latents = belief, state
+        expected = expected + model.reward_head(torch.cat(latents, -1)).mean
+    returns = planner.simulator.returns(start, actions)
+    assert state.unflatten(-1, (4, 5)).argmax(-1).unique().numel() > 1
+    torch.testing.assert_close(returns.flatten(), expected.flatten(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("terminate_below", [None, 0.5])
+def test_an_environment_is_planned_in_from_its_state_alone(terminate_below):
+    specs = Composite(x=Unbounded(3)), Composite(action=UNIT)
+    model = make_rssm(*specs, belief_size=16, hidden_size=8, units=8)
+    env = LearnedEnv(model, terminate_below=terminate_below)
+    planner = CEMPlanner(env, **SIZES)
+    assert set(planner.in_keys) == {"belief", "state"}
+    filtered = model.initial([2]).update(
+        {"x": torch.zeros(2, 3), "previous_action": torch.zeros(2, 2)}
+    )
+    filtered["is_init"] = torch.ones(2, 1, dtype=torch.bool)
+    assert PlanningPolicy(model, planner)(filtered)["action"].shape == (2, 2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
-from torchrl_wm.world_models import make_rssm
+from torchrl_wm.world_models import make_autoencoder, make_identity, make_rssm
 
 
 @pytest.fixture
@@ -49,3 +49,20 @@ def test_unknown_parts_list_the_valid_ones(option, valid):
     specs = Composite(joints=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
     with pytest.raises(ValueError, match=f"{option}.*{valid}"):
         make_rssm(*specs, **{option: "nonsense"})
+
+
+@pytest.mark.parametrize("make", [make_identity, make_autoencoder])
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (4, 5, 3)])
+def test_another_shape_is_named_by_feed_forward_models_too(make, shape):
+    spec = Composite(joints=Unbounded(3))
+    model = make(spec, Composite(action=Bounded(-1, 1, (2,))), units=8)
+    td = model.initial([4]).update({"joints": torch.zeros(shape)})
+    td["is_init"] = torch.ones(4, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'joints' has the shape .* was built for"):
+        model(td.set("previous_action", torch.zeros(4, 2)))
+
+
+@pytest.mark.parametrize("batch", [(0,), (0, 3)])
+def test_no_rows_are_filtered_too(model, step, batch):
+    rows = step[:0].reshape(batch)
+    assert model(rows)["belief"].shape == (*batch, 16)

@@ -12,7 +12,7 @@ from torchrl_wm.data import step_records
 from torchrl_wm.envs import gymnasium, model_specs
 from torchrl_wm.functional.transforms import symlog
 from torchrl_wm.modules.dynamics import EnsembleDynamics
-from torchrl_wm.objectives import SeparateKL, WorldModelLoss
+from torchrl_wm.objectives import LatentOvershooting, SeparateKL, WorldModelLoss
 from torchrl_wm.world_models import make_autoencoder, make_identity
 
 ACTION = Composite(action=Bounded(-1, 1, (2,)))
@@ -248,3 +248,26 @@ def test_every_dreamer_trains_them(factory, algorithm):
     assert latents["state"].shape == (2, 4, agent.world_model.feature_size)
     pairs = zip(before, agent.world_model.parameters(), strict=True)
     assert any(not torch.equal(old, new) for old, new in pairs)
+
+
+# -- overshooting -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_identity, make_autoencoder])
+def test_overshooting_neither_starts_from_zeros_nor_trains_the_code(make):
+    model = make(VECTOR, ACTION, units=8)
+    rows = records(VECTOR, (3, 9))
+    carry = model.initial([3])
+    overshoot = LatentOvershooting(3, free_nats=0.0)
+
+    def loss():
+        torch.manual_seed(0)
+        return overshoot(model, model.observe(rows, carry), rows, carry)
+
+    rows["is_init"][:, [0, 4]] = True
+    found = loss()
+    carry["state"].fill_(1e3)  # what stands before the first record of an episode
+    torch.testing.assert_close(loss(), found)
+    found.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.dynamics.parameters())

@@ -38,7 +38,8 @@ def area_resize(image: np.ndarray, size: int) -> np.ndarray:
 def channels_first(image: np.ndarray) -> np.ndarray:
     """Image ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` to contiguous ``[C, H, W]``.
 
-    The channels are where the smaller of the two outer dimensions is.
+    The two dimensions that are equal are height and width; where that does not tell, the channels are the
+    smaller of the two outer dimensions.
 
     Examples:
         >>> channels_first(np.zeros((8, 8, 3))).shape, channels_first(np.zeros((4, 8, 8))).shape
@@ -46,9 +47,15 @@ def channels_first(image: np.ndarray) -> np.ndarray:
     """
     if image.ndim == 2:
         image = image[None]
-    elif image.shape[-1] < image.shape[0]:
+    elif _channels_are_last(*image.shape):
         image = np.moveaxis(image, -1, 0)
     return np.ascontiguousarray(image)
+
+
+def _channels_are_last(first: int, second: int, third: int) -> bool:
+    if (first == second) != (second == third):
+        return first == second
+    return third < first
 
 
 @lru_cache(maxsize=16)

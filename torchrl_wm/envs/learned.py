@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -17,6 +18,8 @@ Start = Callable[[int], TensorDictBase] | TensorDictBase | ReplayBuffer
 
 FEATURES = "features"
 """``[..., F]`` float: all latent entries joined, what a policy reads."""
+
+_TRIES = 8  # draws to avoid final records, which are few
 
 
 class LearnedEnv(ModelBasedEnvBase):
@@ -35,11 +38,13 @@ class LearnedEnv(ModelBasedEnvBase):
     Keyword Args:
         start (callable, TensorDictBase or ReplayBuffer, optional): where episodes begin: a function of
             a number of rows that returns latents ``[n]``, latents ``[...]`` from which rows are drawn
-            evenly, or a replay buffer that stores latents (rows that no policy filtered, such as the
-            final ones of episodes, hold zeros). Defaults to zeros, the latents before any observation.
+            evenly, or a replay buffer that stores latents, of which rows are drawn evenly too (but for
+            the final ones of step records, which no policy filtered). Defaults to zeros, the latents
+            before any observation.
             Latents handed to ``reset`` go before it.
         write_observations (bool, optional): decode the latents and write the observations under their
-            own names, so that a policy of the real environment acts here. Defaults to ``False``.
+            own names, so that a policy of the real environment acts here: images as floats in [0, 1],
+            and probabilities in place of binary numbers. Defaults to ``False``.
         terminate_below (float, optional): a continuation below it ends the episode. Defaults to
             episodes without end.
         batch_size (sequence of int, optional): of a reset without a TensorDict. Defaults to ``()``.
@@ -151,9 +156,22 @@ class LearnedEnv(ModelBasedEnvBase):
         torch.manual_seed(seed)
 
 
+def _stored_rows(buffer: ReplayBuffer, count: int) -> TensorDictBase:
+    """Rows drawn evenly, whatever the buffer's sampler draws; no final ones, which hold no latents."""
+    rows = buffer[torch.randint(len(buffer), (count,))]
+    for _ in range(_TRIES):
+        last = rows.get(keys.IS_LAST, None)
+        if last is None or not last.any():
+            break
+        last = last.reshape(count)
+        others = buffer[torch.randint(len(buffer), (int(last.sum()),))]
+        rows = torch.cat([rows[~last], others])
+    return rows
+
+
 def _rows_of(start: Start | None) -> Callable[[int], TensorDictBase] | None:
     if isinstance(start, ReplayBuffer):
-        return start.sample
+        return partial(_stored_rows, start)
     if isinstance(start, TensorDictBase):
         rows = start.reshape(-1)
         return lambda count: rows[torch.randint(len(rows), (count,), device=rows.device)]

@@ -99,7 +99,7 @@ class ImageEncoder(nn.Module):
         # Channels last: faster convolutions on the CPU, and a norm over channels without copies.
         x = self.convolve(centre_image(x.contiguous(memory_format=torch.channels_last)))
         # Features are flattened as height, width, channel, the order of the reference codes.
-        return x.permute(0, 2, 3, 1).reshape(*image.shape[:-3], -1)
+        return x.permute(0, 2, 3, 1).flatten(1).reshape(*image.shape[:-3], self.out_features)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Centred pictures ``[N, C, H, W]`` to feature maps."""

@@ -46,6 +46,11 @@ class FlatEncoder(nn.Module):
         self.out_features = sum(self.sizes)
 
     @property
+    def shapes(self) -> dict[NestedKey, torch.Size]:
+        """The unbatched shape of each entry."""
+        return {key: spec.shape for key, spec in self.specs.items()}
+
+    @property
     def in_keys(self) -> list[NestedKey]:
         """The entries read."""
         return list(self.specs)

@@ -34,6 +34,8 @@ class GaussianLatent(nn.Module):
     """
 
     names = ("mean", "std")
+    mode_noise = 0.0
+    """Noise with which :meth:`rsample` gives the most probable sample."""
 
     def __init__(
         self, size: int, *, min_std: float = 0.1, std: Literal["softplus", "sigmoid2"] = "softplus"
@@ -91,6 +93,8 @@ class CategoricalLatent(nn.Module):
     """
 
     names = ("logits",)
+    mode_noise = 1.0
+    """Noise with which :meth:`rsample` gives the most probable sample."""
 
     def __init__(self, categoricals: int, classes: int, *, unimix: float = 0.0):
         super().__init__()

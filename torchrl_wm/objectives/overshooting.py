@@ -63,7 +63,10 @@ class LatentOvershooting(nn.Module):
         )
         # Where a sequence ends, _ahead goes on with its beginning: numbers that are finite and masked.
         inside = torch.arange(is_init.shape[1], device=is_init.device)
-        excess, valid = [], [counts]
+        begun = counts
+        if world_model.latent_is_observation:
+            latents, begun = tuple(value.detach() for value in latents), counts & ~is_init
+        excess, valid = [], [begun]
         for step in range(self.distance):
             noise = world_model.noise(is_init.shape, action.device)
             latents, prior = world_model.predict_prior(latents, _ahead(action, step), noise)

@@ -114,6 +114,7 @@ class Planner(TensorDictModuleBase):
             reward_key=reward_key,
             terminal_value=terminal_value,
             advantage_module=advantage_module,
+            read_observations=proposal_policy is not None,
             particles=particles,
             sample_latents=sample_latents,
             trace=trace,
@@ -125,6 +126,7 @@ class Planner(TensorDictModuleBase):
         self.min_std, self.max_std, self.select = min_std, max_std, select
         self._check_options()
         self.space = ActionSpace(self.simulator.encoding, scale_by_bounds=scale_by_bounds)
+        self.space.to(self.simulator.device)
         self.generator = generator
         self.action_key = self._check_action_key(action_key)
         self.is_init_key, self.plan_key = unravel_key(is_init_key), unravel_key(plan_key)
@@ -232,7 +234,7 @@ class Planner(TensorDictModuleBase):
 
     def _refit(self, mean, std, elites: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The distribution of the weighted elites ``[n, top_k, H, A]``, with momentum and limits."""
-        weights = weights[..., None, None]
+        weights = weights[..., None, None].to(elites.dtype)
         new_mean = (weights * elites).sum(1)
         variance = (weights * (elites - new_mean.unsqueeze(1)).square()).sum(1)
         new_std = (variance + _VARIANCE_FLOOR).sqrt()

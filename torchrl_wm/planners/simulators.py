@@ -82,6 +82,11 @@ class ModelSimulator(nn.Module):
         self.steps = None
         self.imagined = compile_function(self._imagine, **{"dynamic": False, **options})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
         """The latents ``[n, size]`` in a TensorDict ``[n]``."""
         return tuple(tensordict.get(key) for key in self.in_keys)
@@ -95,7 +100,7 @@ class ModelSimulator(nn.Module):
         if self.particles > 1:
             actions = actions.repeat_interleave(self.particles, 1)
         latents = _repeat(start, candidates * self.particles)
-        noise = self._noise(actions, generator)
+        noise = self._noise(*actions.shape[:2], actions.device, generator)
         program = self.steps and self.steps.program(actions, noise, latents)
         if program:
             reward, goes_on, last = self.steps(program, actions, noise, latents)
@@ -138,7 +143,7 @@ class ModelSimulator(nn.Module):
     ) -> Tensor:
         """``count`` action sequences ``[n, count, H, A]`` of a policy of features ``[N, F]``."""
         latents, model = _repeat(start, count), self.model
-        noise = model.trajectory_noise(horizon, len(latents[0]), latents[0].device, generator)
+        noise = self._noise(horizon, len(latents[0]), latents[0].device, generator)
         actions = []
         for draw in noise:
             actions.append(policy(torch.cat(latents, -1)))
@@ -146,11 +151,11 @@ class ModelSimulator(nn.Module):
             latents = tuple(value[0] for value in latents)
         return torch.stack(actions, 1).unflatten(0, (-1, count))
 
-    def _noise(self, actions: Tensor, generator: torch.Generator | None) -> Tensor:
-        noise = self.model.trajectory_noise(*actions.shape[:2], actions.device, generator)
+    def _noise(self, horizon: int, rows: int, device, generator: torch.Generator | None) -> Tensor:
+        noise = self.model.trajectory_noise(horizon, rows, device, generator)
         if not self.sample_latents:
             # Only the draws of the state: which member of an ensemble predicts stays as it is.
-            noise[..., : self.model.latent.noise_size] = 0
+            noise[..., : self.model.latent.noise_size] = self.model.latent.mode_noise
         return noise
 
 
@@ -170,6 +175,8 @@ class EnvSimulator(nn.Module):
         value_key (NestedKey, optional): Defaults to ``"state_value"``.
         advantage_module (callable, optional): a TorchRL value estimator; sequences are then judged by
             the ``advantage`` that it writes for their first step.
+        read_observations (bool, optional): let the start hold the observations beside the state, for
+            proposals of a policy. Defaults to ``False``.
 
     Raises:
         ValueError: for an environment that is batch-locked, or a reward that it does not write.
@@ -184,6 +191,7 @@ class EnvSimulator(nn.Module):
         terminal_value: Callable[[TensorDictBase], TensorDictBase] | None = None,
         value_key: NestedKey = keys.STATE_VALUE,
         advantage_module: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        read_observations: bool = False,
     ):
         super().__init__()
         if env.batch_locked:
@@ -196,8 +204,7 @@ class EnvSimulator(nn.Module):
         self.rewards = f"the reward {self.reward_key} of {type(env).__name__}"
         self.terminal_value, self.value_key = terminal_value, value_key
         self.advantage_module = advantage_module
-        specs = (env.observation_spec, env.state_spec)
-        self.in_keys = list(dict.fromkeys(k for s in specs for k in s.keys(True, True)))
+        self.in_keys = _start_keys(env, observed=read_observations or advantage_module is not None)
         self.encoding = ActionEncoding(env.full_action_spec_unbatched)
         self.done_keys = [unravel_key(("next", *_as_tuple(k))) for k in _outermost_done(env)]
 
@@ -207,6 +214,11 @@ class EnvSimulator(nn.Module):
             f"The steps of {type(self.env).__name__} cannot be compiled; plan in a world model, or "
             "leave compile_steps out."
         )
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the environment is; ``None`` where it is on no particular device."""
+        return self.env.device
 
     def start(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The state ``[n]`` in a TensorDict ``[n]``."""
@@ -219,19 +231,21 @@ class EnvSimulator(nn.Module):
         n, candidates, horizon, _ = actions.shape
         actions = actions.flatten(0, 1)
         state = self._repeat(start, candidates)
-        total, alive, weight, rows = 0.0, 1.0, 1.0, []
+        total, weight, rows = 0.0, 1.0, []
+        alive = torch.ones(len(actions), dtype=torch.bool, device=actions.device)
         for t in range(horizon):
             row = self.env.step(self.encoding.decode(actions[:, t], state))
             reward = row.get(self.reward_key)
-            total = total + weight * alive * reward.reshape(len(reward), -1).sum(1)
-            alive, weight = alive * (1 - self._done(row)), weight * self.discount
+            total = total + self._counted(reward.flatten(1).sum(1), alive, weight)
+            alive, weight = alive & ~self._done(row), weight * self.discount
             state = step_mdp(row)
-            rows.append(row.select(*self.in_keys, *self.encoding.in_keys, "next"))
+            if self.advantage_module is not None:
+                rows.append(row.select(*self.in_keys, *self.encoding.in_keys, "next"))
         if self.advantage_module is not None:
             return self._advantage(torch.stack(rows, 1)).view(n, candidates)
         if self.terminal_value is not None:
             value = self.terminal_value(state).get(self.value_key)
-            total = total + weight * alive * value.reshape(len(value))
+            total = total + self._counted(value.reshape(len(value)), alive, weight)
         return total.view(n, candidates)
 
     def propose(
@@ -255,7 +269,12 @@ class EnvSimulator(nn.Module):
 
     def _done(self, row: TensorDictBase) -> Tensor:
         ended = [row.get(key).reshape(len(row), -1).all(1) for key in self.done_keys]
-        return torch.stack(ended).any(0).float()
+        return torch.stack(ended).any(0)
+
+    @staticmethod
+    def _counted(value: Tensor, alive: Tensor, weight: float) -> Tensor:
+        # Not a product with 0: what comes after an end may be no number.
+        return torch.where(alive, weight * value, torch.zeros_like(value))
 
     def _advantage(self, trajectory: TensorDictBase) -> Tensor:
         self.advantage_module(trajectory)
@@ -272,6 +291,7 @@ def make_simulator(
     reward_key: NestedKey | None = None,
     terminal_value: Callable | None = None,
     advantage_module: Callable | None = None,
+    read_observations: bool = False,
     **model_options,
 ) -> Simulator:
     """The simulator of a world model, or of an environment.
@@ -283,7 +303,7 @@ def make_simulator(
 
     Keyword Args:
         discount, terminal_value (optional): see the two simulators.
-        reward_key, advantage_module (optional): see :class:`EnvSimulator`.
+        reward_key, advantage_module, read_observations (optional): see :class:`EnvSimulator`.
         **model_options: ``particles``, ``sample_latents`` and ``trace`` of :class:`ModelSimulator`.
 
     Raises:
@@ -319,7 +339,16 @@ def make_simulator(
         reward_key=reward_key,
         terminal_value=terminal_value,
         advantage_module=advantage_module,
+        read_observations=read_observations,
     )
+
+
+def _start_keys(env: EnvBase, *, observed: bool) -> list[NestedKey]:
+    """What an environment steps from: its state; its observations, where it names no state."""
+    specs = [env.state_spec, env.observation_spec]
+    if not observed and not env.state_spec.is_empty():
+        specs = specs[:1]
+    return list(dict.fromkeys(key for spec in specs for key in spec.keys(True, True)))
 
 
 def _repeat(start: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchrl_wm import keys
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.modules.dynamics import EnsembleDynamics
 from torchrl_wm.modules.flat_encoder import FlatEncoder
 from torchrl_wm.modules.latents import GaussianLatent, Statistics
@@ -41,6 +42,8 @@ class FeedForward(WorldModel):
     member predicts it. Drawn anew for every row, it gives each member a part of the batch of its
     own to train on; where it stays the same along a trajectory, that follows one member.
     """
+
+    latent_is_observation = True
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class FeedForward(WorldModel):
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self.dynamics.compile(**options)
+        self._prior = compile_function(self._prior, **options)
         return self
 
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:

@@ -172,7 +172,7 @@ class Code(nn.Module):
     def __init__(self, encoder: Encoder, size: int):
         super().__init__()
         self.encoder, self.out_features = encoder, size
-        self.in_keys = encoder.in_keys
+        self.in_keys, self.shapes = encoder.in_keys, encoder.shapes
         self.out = dense(encoder.out_features, size)
 
     def forward(self, observations):

@@ -42,6 +42,10 @@ class WorldModel(TensorDictModuleBase):
         is_init_key, previous_action_key (NestedKey, optional): entries of :mod:`torchrl_wm.keys`.
     """
 
+    latent_is_observation = False
+    """Whether a latent is a code of its observation alone: nothing predicts the first of an episode, and a
+    loss of predictions must not train the code."""
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -319,7 +323,7 @@ class WorldModel(TensorDictModuleBase):
 
     # -- reading and writing ---------------------------------------------------------------------
     def _encode(self, tensordict: TensorDictBase) -> Tensor:
-        shapes = getattr(self.encoder, "shapes", {})
+        shapes = getattr(self.encoder, "shapes", {})  # encoders of users may know none
         for key in self.encoder.in_keys:
             self._require(tensordict, key, shapes.get(key))
         return self.encoder(tensordict)
