@@ -258,6 +258,13 @@ def test_rewards_after_the_end_of_an_episode_do_not_count(reach):
     assert planner.simulator.returns(start, actions).item() == pytest.approx(-0.5 - 0.25)
 
 
+def test_the_primer_may_be_appended_to_the_environment_that_is_planned_in(reach):
+    env = TransformedEnv(reach(UNIT, 0.5), InitTracker())
+    planner = make("cem", env, warm_start=True)
+    env.append_transform(planner.make_tensordict_primer())
+    assert env.rollout(3, planner)["plan"].shape == (3, 3, 2)
+
+
 @pytest.mark.parametrize("what", ["reward", "state_value"])
 def test_what_is_no_number_after_the_end_does_not_count(reach, what):
     class Broken(reach):

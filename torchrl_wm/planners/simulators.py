@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
-from torchrl.envs import EnvBase
+from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, TransformedEnv
 from torchrl.envs.utils import step_mdp
 
 from torchrl_wm import keys
@@ -165,7 +165,8 @@ class EnvSimulator(nn.Module):
     After a step that ends the episode no reward counts, nor does a terminal value.
 
     Args:
-        env (EnvBase): an environment that takes inputs of any batch size.
+        env (EnvBase): an environment that takes inputs of any batch size; transforms that are appended
+            to it later are no part of planning.
 
     Keyword Args:
         discount (float): of one step.
@@ -199,12 +200,14 @@ class EnvSimulator(nn.Module):
                 f"{type(env).__name__} is batch-locked: it cannot step several candidates from one "
                 "state. Planning needs a stateless environment (batch_locked=False) or a world model."
             )
-        self.env, self.discount = env, discount
+        self.env, self.discount = _without_notes(env), discount
         self.reward_key = _check_reward_key(env, reward_key)
         self.rewards = f"the reward {self.reward_key} of {type(env).__name__}"
         self.terminal_value, self.value_key = terminal_value, value_key
         self.advantage_module = advantage_module
-        self.in_keys = _start_keys(env, observed=read_observations or advantage_module is not None)
+        self.in_keys = _start_keys(
+            self.env, observed=read_observations or advantage_module is not None
+        )
         self.encoding = ActionEncoding(env.full_action_spec_unbatched)
         self.done_keys = [unravel_key(("next", *_as_tuple(k))) for k in _outermost_done(env)]
 
@@ -341,6 +344,19 @@ def make_simulator(
         advantage_module=advantage_module,
         read_observations=read_observations,
     )
+
+
+def _without_notes(env: EnvBase) -> EnvBase:
+    """The environment with those of its transforms that tell states and rewards.
+
+    Plans need no ``InitTracker`` and no primers, which expect the batch of the environment; nor what is
+    appended later, such as the primer that carries the plan.
+    """
+    if not isinstance(env, TransformedEnv):
+        return env
+    transforms = env.transform if isinstance(env.transform, Compose) else [env.transform]
+    kept = [t.clone() for t in transforms if not isinstance(t, InitTracker | TensorDictPrimer)]
+    return TransformedEnv(env.base_env, Compose(*kept)) if kept else env.base_env
 
 
 def _start_keys(env: EnvBase, *, observed: bool) -> list[NestedKey]:
