@@ -92,8 +92,25 @@ class DreamerV1(Dreamer):
         grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
         units (int, optional): size of the layers of actor and critic; that of the preset where
             ``None``. Defaults to ``None``.
-        actor_layers, critic_layers (int, optional): their numbers of layers.
+        actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``4`` and ``3``.
         device (torch.device, optional): where the parameters live.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown size or divergence.
+        TypeError: for a spec or a world model's factory that is not supported, or exploration noise on
+            a mixture of continuous and discrete actions.
+
+    Examples:
+        >>> from torchrl.data import Bounded, Composite, Unbounded
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=Bounded(-1, 1, (2,)))
+        >>> agent = DreamerV1(*specs, size="small", imagination_horizon=3)
+        >>> sample = agent.world_model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> for key in ("is_init", "is_last", "terminated"):
+        ...     sample[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> sample["reward"], sample["previous_action"] = torch.zeros(2, 9, 1), torch.zeros(2, 9, 2)
+        >>> metrics, latents = agent.update(sample)
+        >>> latents["belief"].shape
+        torch.Size([2, 8, 128])
     """
 
     @checks_options
@@ -191,11 +208,13 @@ class DreamerV1(Dreamer):
             self.slow_update.step()
         return results(model_losses, actor_losses, critic_losses)
 
-    def _starts(self, latents: TensorDictBase, records: TensorDictBase):
-        """As in every Dreamer, but where ends are learned nothing is imagined to follow them.
+    def _starts(
+        self, latents: TensorDictBase, records: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDictBase]:
+        """As in every Dreamer, but with learned ends nothing is imagined to follow them.
 
-        The reference leaves the last step of each of its sequences out, which end with their episode;
-        those of a replay of step records also end within.
+        In the reference every sequence ends with its episode, so its last step is dropped. Here
+        episodes also end in mid-sequence, so terminal steps are masked too.
         """
         if self.world_model.continuation_head is None:
             return super()._starts(latents, records)

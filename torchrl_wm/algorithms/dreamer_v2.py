@@ -105,8 +105,24 @@ class DreamerV2(Dreamer):
         weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
         units (int, optional): size of the layers of actor and critic; that of the preset where
             ``None``. Defaults to ``None``.
-        actor_layers, critic_layers (int, optional): their numbers of layers.
+        actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``4``.
         device (torch.device, optional): where the parameters live.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown size, divergence or gradient.
+        TypeError: for a spec or a world model's factory that is not supported.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=OneHot(2))
+        >>> agent = DreamerV2(*specs, size="small", imagination_horizon=3)
+        >>> sample = agent.world_model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> for key in ("is_init", "is_last", "terminated"):
+        ...     sample[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> sample["reward"], sample["previous_action"] = torch.zeros(2, 9, 1), torch.zeros(2, 9, 2)
+        >>> metrics, latents = agent.update(sample)
+        >>> latents["state"].shape
+        torch.Size([2, 8, 256])
     """
 
     @checks_options

@@ -70,9 +70,8 @@ class MuZero(nn.Module):
         priority_alpha (float, optional): exponent of the priorities; 0 samples uniformly. Defaults to
             ``0.0``.
         priority_beta (float, optional): exponent of the importance weights. Defaults to ``1.0``.
-        temperature_decay (int, optional): updates in the middle of which the temperature of MuZero's
-            rule falls to a half of what it was, and after three quarters to a quarter; 0 leaves it.
-            Defaults to ``0``.
+        temperature_decay (int, optional): length of the schedule in updates: the temperature is
+            halved after 50 % of it and quartered after 75 %; 0 keeps it constant. Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
         value_scale (float, optional): weight of the value. Defaults to ``0.25``.
         use_value_prefix (bool, optional): learn sums of rewards instead of rewards. Defaults to
@@ -92,8 +91,9 @@ class MuZero(nn.Module):
         device (torch.device, optional): where the parameters live.
 
     Raises:
-        ValueError: for a search with another discount, or a decay of a temperature that it has not.
-        TypeError: for a world model that predicts no values, or a planner that is no search.
+        ValueError: if the planner's discount differs, ``temperature_decay`` is set for a rule without
+            a temperature, ``frame_stack`` is given beside a simulator, or an option is out of range.
+        TypeError: if the world model predicts no values or ``planner`` is not a SearchPolicy.
 
     Examples:
         >>> from torchrl.data import OneHot, Unbounded

@@ -106,6 +106,11 @@ class PlaNet(nn.Module):
         grad_clip (float, optional): largest norm of the gradient. Defaults to ``1000.0``.
         device (torch.device, optional): where the parameters live.
 
+    Raises:
+        ValueError: for a number out of its range, or an unknown size or divergence.
+        TypeError: for a ``planner`` that makes no Planner, for a spec or a world model's factory that is
+            not supported, or exploration noise on a mixture of continuous and discrete actions.
+
     Examples:
         >>> from torchrl.data import Bounded, Unbounded
         >>> specs = Composite(joints=Unbounded(6)), Composite(action=Bounded(-1, 1, (2,)))

@@ -30,12 +30,11 @@ class ReplayCheckpoint:
     """Saves and restores a :class:`~torchrl_wm.data.StepReplay`.
 
     Memory-mapped rows stay where they are. As records are only appended, and the rings have
-    ``slack`` slots more than can be sampled, everything that a checkpoint can see is still in place
-    when a run is killed later; a checkpoint holds the counts, a checksum of each block of rows, and
-    copies of what can
-    change: the entries written by the policy, the generations, the state of the sampler's
-        generator. Rows in RAM are copied too. Nothing is pickled; everything is checked before
-        anything is restored.
+    ``slack`` slots more than can be sampled, everything that a checkpoint refers to is still in place
+    when the run is killed later. A checkpoint holds the counts, a checksum of each block of rows, and
+    copies of what can change: the entries written by the policy, the generations and the state of the
+    sampler's generator. Rows in RAM are copied too. Nothing is pickled; everything is checked before
+    anything is restored.
 
     Args:
         replay (StepReplay): the replay; it uses this class through its ``save`` and ``load``.

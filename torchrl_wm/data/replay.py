@@ -60,6 +60,11 @@ class StepReplay:
         transforms (sequence of Transform, optional): applied to what was sampled, ``[B * (T + 1)]``
             records, after the latents were decoded; they keep the shape. Defaults to none.
 
+    Raises:
+        ValueError: for a count below 1, or a capacity that leaves an environment fewer records than one
+            sequence has.
+        TypeError: for an action spec without an encoding, or a codec of ``latents`` of the wrong type.
+
     Examples:
         >>> from torchrl.data import OneHot
         >>> replay = StepReplay(

@@ -27,22 +27,20 @@ class StepRecords(Transform):
     """Turns slices of transitions into step records, and refuses slices it cannot prove contiguous.
 
     A slice of ``length`` transitions gives ``length`` records. Record 0 belongs to row 0 and only
-    supplies
-    the carry: what led to it is unknown, so its ``previous_action`` and ``reward`` are zero, and so
-        is its ``is_init``. Records 1 and later train. Each end of an episode inside a slice adds
-        the final observation and pushes one record out at the tail. Rows are ordered by trajectory
-        id where there is one.
+    supplies the carry: what led to it is unknown, so its ``previous_action`` and ``reward`` are zero
+    and its ``is_init`` is False. Records 1 and later are trained on. Each end of an episode inside a
+    slice adds the final observation and pushes one record out at the tail. Rows are ordered by
+    trajectory id where there is one.
 
     Beside the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
     the row of the slice) and ``owns_row`` (``[B, L]`` bool, False on final records, which have no
     row of their own): write back ``latents[owns_row]`` to ``index.gather(1, row)[owns_row]``.
 
     On a plain ``ReplayBuffer`` append it as a transform. On a ``TensorDictReplayBuffer`` call it on
-    the
-    sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks
-        every slice start ``is_init`` and every slice end ``done``), so it refuses this transform.
-        The marks do no harm in a sample handed over here, as neither ``is_init`` of row 0 nor
-        ``done`` of the last row is read.
+    the sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks
+    every slice start ``is_init`` and every slice end ``done``), so it refuses this transform. The
+    marks do no harm in a sample passed to it by hand, as neither ``is_init`` of row 0 nor ``done`` of
+    the last row is read.
 
     Args:
         encoding (ActionEncoding): how actions become ``previous_action``.
@@ -170,6 +168,10 @@ def gather_step_records(
 
     Returns:
         TensorDict: ``[B, L]`` records with ``row`` and ``owns_row``.
+
+    Raises:
+        KeyError: for a missing entry; names it and the entries found.
+        ValueError: for a reward of more than one number.
     """
     rows, order = _ordered(rows, trajectory_key)
     size, length = rows.shape

@@ -76,7 +76,7 @@ class LayerNormGRU(nn.Module):
     """Dreamer v2's GRU: one product, one layer norm over all gates, update bias -1.
 
     https://arxiv.org/abs/2010.02193. The candidate is ``tanh(reset * candidate)`` and the update gate
-    weighs the candidate, not the old hidden vector.
+    multiplies the candidate, not the old hidden vector.
 
     Args:
         in_features (int): size of the input.
@@ -118,6 +118,9 @@ class DenseCell(nn.Module):
             Defaults to ``"gru"``.
         layers (int, optional): dense layers before the GRU. Defaults to ``1``.
         activation, norm, init: see :class:`~torchrl_wm.modules.networks.MLP`.
+
+    Raises:
+        ValueError: for an unknown gru, activation or norm; the message lists the valid ones.
 
     Examples:
         >>> cell = DenseCell(state_size=3, action_size=2, belief_size=8, hidden_size=4)
@@ -188,7 +191,7 @@ class BlockCell(nn.Module):
         activation, norm: see :class:`~torchrl_wm.modules.networks.MLP`.
 
     Raises:
-        ValueError: where ``blocks`` does not divide ``belief_size``.
+        ValueError: where ``blocks`` does not divide ``belief_size``, or for an unknown activation or norm.
 
     Examples:
         >>> cell = BlockCell(state_size=6, action_size=2, belief_size=16, hidden_size=4, blocks=4)

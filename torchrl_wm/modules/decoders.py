@@ -309,9 +309,9 @@ def make_decoder(
         belief_size (int): size of the belief.
         state_size (int): size of the state.
         style (str, optional): ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
-        depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
-        layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
-        units (int, optional): their size. Defaults to 400, 400 or 1024.
+        depth (int, optional): unit of channels. Defaults to that of the style: 32, 32, 48 or 64.
+        layers (int, optional): layers for vectors. Defaults to that of the style: 3, 4, 4 or 3.
+        units (int, optional): their size. Defaults to that of the style: 300, 400, 400 or 1024.
         use_symlog (bool, optional): squared errors in symlog space. Defaults to whether the style
             is ``"v3"``.
         norm (str, optional): normalisation in styles v1 and v2. Defaults to ``None``.

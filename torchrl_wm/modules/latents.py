@@ -26,6 +26,9 @@ class GaussianLatent(nn.Module):
         std (str, optional): ``"softplus"`` (PlaNet, v1) or ``"sigmoid2"`` (v2: twice the sigmoid of
             half). Defaults to ``"softplus"``.
 
+    Raises:
+        ValueError: for an unknown ``std``.
+
     Examples:
         >>> latent = GaussianLatent(3)
         >>> mean, std = latent.statistics(torch.zeros(2, latent.raw_size))
@@ -80,8 +83,8 @@ class CategoricalLatent(nn.Module):
             samples, gradients and divergences alike. ``0`` in v2, ``0.01`` in v3
             (https://arxiv.org/abs/2301.04104). Defaults to ``0.0``.
 
-    The noise is what exponential numbers divide 1 by: a sample is the class whose probability times noise
-    is largest. One-hot noise forces its class.
+    The noise is the reciprocal of Exponential(1) draws: a sample is the class whose probability times
+    noise is largest. One-hot noise forces its class.
 
     Examples:
         >>> latent = CategoricalLatent(2, 3, unimix=0.01)
@@ -102,8 +105,8 @@ class CategoricalLatent(nn.Module):
         return (raw.float().unflatten(-1, (self.size, self.classes)),)
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
-        """Reciprocals of exponential numbers, ``[*shape, S K]``."""
-        # From uniform numbers: four times as fast on a CPU as torch's exponential ones.
+        """Reciprocals of Exponential(1) draws, ``[*shape, S K]``."""
+        # From uniform draws: four times as fast on a CPU as torch's exponential ones.
         uniform = torch.rand(*shape, self.noise_size, device=device, generator=generator)
         return uniform.log_().neg_().reciprocal_()
 

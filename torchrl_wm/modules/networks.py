@@ -84,7 +84,11 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(norm: Norm | None, features: int) -> nn.Module:
-    """The normalisation called ``norm`` for the last dimension: layer (eps 1e-3), RMS (eps 1e-4), none."""
+    """The normalisation called ``norm`` for the last dimension: layer (eps 1e-3), RMS (eps 1e-4), none.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
     if norm is None:
         return nn.Identity()
     if norm == "layer":
@@ -95,7 +99,11 @@ def make_norm(norm: Norm | None, features: int) -> nn.Module:
 
 
 def get_activation(name: Activation):
-    """The activation function called ``name``."""
+    """The activation function called ``name``.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
     if name not in ACTIVATIONS:
         raise ValueError(f"Unknown activation {name!r}; expected one of {sorted(ACTIVATIONS)}.")
     return ACTIVATIONS[name]

@@ -15,11 +15,11 @@ from torchrl_wm.ranges import COUNT
 class ValuePrefix(nn.Module):
     """Predicts the sum of the rewards since the last reset, from the hidden states on the way.
 
-    In which step of a blurred prediction a reward arrives need not be known to know their sum. A
-    recurrent cell reads the hidden state after each step; after ``horizon`` steps it starts anew, in a
-    search as in training. What it carries, the *memory* ``[..., size]``, belongs to the latent: the
-    cell's two states, the sum so far, the reward of the last step, and the steps since the reset. Zeros
-    begin.
+    Unlike single rewards, their sum can be predicted without knowing the exact step in which each
+    arrives. A recurrent cell reads the hidden state after each step and is reset every ``horizon``
+    steps, in a search as in training. What it carries, the *memory* ``[..., size]``, is part of the
+    latent: the cell's two states, the sum so far, the reward of the last step, and the steps since the
+    reset. It starts as zeros.
 
     Args:
         in_features (int): size of the hidden state.

@@ -33,6 +33,18 @@ class ActorLoss(LossModule):
         entropy_scale (float, optional): weight of the entropy. Defaults to ``0.0``.
         normalizer (nn.Module, optional): a return normaliser; it sees the returns first, then its scale
             divides returns and advantages. Defaults to ``None``.
+
+    Examples:
+        >>> from torchrl.data import OneHot
+        >>> from torchrl_wm.modules import actor_head
+        >>> from torchrl_wm.objectives import Reinforce
+        >>> actor = actor_head(OneHot(3), 16, layers=1, units=8)
+        >>> loss = ActorLoss(actor, Reinforce(), entropy_scale=3e-4)
+        >>> rows = TensorDict({"features": torch.randn(5, 16), "action": torch.eye(3)[[0, 1, 2, 0, 1]]}, [5])
+        >>> for key in ("lambda_target", "baseline", "weight"):
+        ...     rows[key] = torch.ones(5, 1)
+        >>> sorted(loss(rows).keys())
+        ['advantage', 'entropy', 'loss_actor', 'value']
     """
 
     @dataclass

@@ -34,6 +34,17 @@ class CriticLoss(LossModule):
             :class:`torchrl.objectives.SoftUpdate` or ``HardUpdate``. Defaults to ``True``.
         slow_regularization (float, optional): weight of the distance to the slow critic's mean
             (DreamerV3). Defaults to ``0.0``.
+
+    Raises:
+        ValueError: for ``slow_regularization`` without a slow critic.
+
+    Examples:
+        >>> from torchrl_wm.modules import TwoHotHead
+        >>> loss = CriticLoss(TwoHotHead(16, layers=1, units=8), slow_regularization=1.0)
+        >>> rows = TensorDict({"features": torch.randn(5, 16)}, [5])
+        >>> rows["lambda_target"], rows["weight"] = torch.randn(5, 1), torch.ones(5, 1)
+        >>> loss(rows)["loss_critic"].shape, loss.slow(rows["features"]).mean.shape
+        (torch.Size([]), torch.Size([5, 1]))
     """
 
     @dataclass
@@ -155,6 +166,21 @@ class ReplayCriticLoss(LossModule):
         discount (float): discount of one step.
         lambda_ (float, optional): mixture of the returns. Defaults to ``0.95``.
         scale (float, optional): weight of the loss. Defaults to ``0.3``.
+
+    Raises:
+        ValueError: when called on sequences of a single step.
+
+    Examples:
+        >>> from torchrl_wm.modules import TwoHotHead
+        >>> critic_loss = CriticLoss(TwoHotHead(16, layers=1, units=8))
+        >>> loss = ReplayCriticLoss(critic_loss, discount=0.99)
+        >>> records = TensorDict({"features": torch.randn(2, 9, 16)}, [2, 9])
+        >>> for key in ("reward", "bootstrap"):
+        ...     records[key] = torch.randn(2, 9, 1)
+        >>> for key in ("is_last", "terminated"):
+        ...     records[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> loss(records)["loss_replay_critic"].shape
+        torch.Size([])
     """
 
     @dataclass

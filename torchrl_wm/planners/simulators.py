@@ -29,7 +29,7 @@ class ModelSimulator(nn.Module):
     """Returns of action sequences in a world model, by its batched imagination on plain tensors.
 
     Rewards are the means of the reward head at the imagined states. Where the model predicts a
-    continuation, what follows a state is weighed by it, the reward that arrives with it is not.
+    continuation, what follows a state is weighted by it; the reward that arrives with it is not.
 
     Args:
         model (WorldModel): with a reward head.
@@ -107,7 +107,7 @@ class ModelSimulator(nn.Module):
         return total.view(n, candidates, self.particles).mean(-1)
 
     def _imagine(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
-        """Weighed sum of the rewards ``[N]``, last features ``[N, F]``, what their value counts ``[N]``."""
+        """Weighted sum of rewards ``[N]``, last features ``[N, F]`` and the weight of their value ``[N]``."""
         features = torch.cat(self.model.unroll(latents, actions, noise), -1)
         blocks = features.flatten(0, 1).split(_BLOCK)
         reward = torch.cat([self.model.reward_head(block).mean for block in blocks])
@@ -118,7 +118,7 @@ class ModelSimulator(nn.Module):
         return total, features[-1], tail
 
     def _weigh(self, reward: Tensor, goes_on: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weighed sum of rewards ``[H, N]``, and what the value of the last state counts, ``[N]``."""
+        """Weighted sum of rewards ``[H, N]``, and the weight of the last state's value, both ``[N]``."""
         horizon, tail = len(reward), reward.new_full(reward.shape[1:], self.discount ** len(reward))
         if self.discount != 1:
             steps = torch.arange(horizon, device=reward.device)

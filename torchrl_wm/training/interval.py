@@ -11,6 +11,9 @@ class Interval:
     Args:
         every (int): steps between two occasions; 0 means never.
 
+    Raises:
+        ValueError: for a negative or fractional number.
+
     Examples:
         >>> interval = Interval(10)
         >>> [interval.passed(step) for step in (0, 4, 12, 15, 20, 47, 49)]

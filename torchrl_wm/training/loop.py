@@ -234,7 +234,7 @@ class Trainer:
 
     @contextmanager
     def _naming_metrics(self) -> Iterator[None]:
-        """Latents that are no numbers are told by the metrics that became none before them."""
+        """If storing fails because a metric is already NaN or infinite, raises the error that names it."""
         try:
             yield
         except ValueError:

@@ -37,9 +37,19 @@ class FeedForward(WorldModel):
         state_key (NestedKey, optional): the latent entry. Defaults to ``"state"``.
         **options: decoder, heads and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
-    With several members, the noise of a row has one number more, uniform in [0, 1), that says which
-    member predicts it. Drawn anew for every row, it gives each member a part of the batch of its
-    own to train on; where it stays the same along a trajectory, that follows one member.
+    With several members, the noise of a row has one more number, uniform in [0, 1), that selects the
+    member which predicts it. Drawn anew for every row, it splits a batch among the members; kept along a
+    trajectory, it makes the trajectory follow one member.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.world_models import make_autoencoder
+        >>> env = gymnasium("Pendulum-v1", num_envs=2)
+        >>> model = make_autoencoder(*model_specs(env), state_size=8, members=5)
+        >>> td = env.append_transform(model.make_tensordict_primer()).reset()
+        >>> td = model.step(model.filter(td).set("action", torch.zeros(2, 1)))
+        >>> td["next", "state"].shape, td["next", "reward"].shape
+        (torch.Size([2, 8]), torch.Size([2, 1]))
     """
 
     def __init__(

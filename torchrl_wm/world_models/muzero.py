@@ -48,6 +48,18 @@ class MuZeroModel(WorldModel):
         **options: decoder, continuation head and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
     :func:`~torchrl_wm.world_models.make_muzero` builds one from specs and sizes.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> env = gymnasium("CartPole-v1", num_envs=2)
+        >>> model = make_muzero(*model_specs(env), support=20)
+        >>> td = model.predict(model.roots(env.reset()))
+        >>> td["state_value"].shape, td["policy_logits"].shape
+        (torch.Size([2, 1]), torch.Size([2, 2]))
+        >>> td = model.step(td.set("action", torch.eye(2)))
+        >>> td["next", "hidden"].shape, td["next", "reward"].shape
+        (torch.Size([2, 64]), torch.Size([2, 1]))
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class MuZeroRule:
 
     Raises:
         ValueError: for a number out of range.
-        TypeError: for a normalization that is none.
+        TypeError: for a normalization of the wrong type.
 
     Examples:
         >>> MuZeroRule(dirichlet_alpha=0.25, temperature=0.5).temperature

@@ -79,7 +79,8 @@ def normalized_q(node: NodeStatistics, normalization: Normalization) -> Tensor:
 def mixed_value(node: NodeStatistics) -> Tensor:
     """The worth ``[B]`` of actions not yet visited (Gumbel MuZero, appendix D).
 
-    The network's value and the visited edges, weighed by their priors, in the ratio 1 to the visits.
+    The average of the network's value and the prior-weighted mean of the visited edges, in the ratio of
+    1 to the number of visits.
     """
     visited = node.edge_visits > 0
     priors = torch.where(visited, node.priors, 0.0).clamp_min(torch.finfo(node.priors.dtype).tiny)

@@ -65,6 +65,17 @@ def search(
         ValueError: for less than one simulation or level, a root without an allowed action, or an
             unknown executor.
         FloatingPointError: where the model returns NaN or infinity; the message names the node.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.planners.tree_search.search_policy import make_dynamics
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> model = make_muzero(Composite(joints=Unbounded(6)), Composite(action=OneHot(3)), support=20)
+        >>> dynamics = make_dynamics(model, discount=0.997)
+        >>> root = dynamics.root(model.roots(TensorDict({"joints": torch.randn(2, 6)}, [2])))
+        >>> tree = search(dynamics, root, MuZeroRule(), num_simulations=8, executor="reference")
+        >>> tree["children_visits"].shape, tree["children_visits"][:, 0].sum(-1)
+        (torch.Size([2, 9, 3]), tensor([8, 8]))
     """
     COUNT.check(num_simulations=num_simulations)
     if max_depth is not None:

@@ -64,7 +64,7 @@ class SearchPolicy(TensorDictModuleBase):
 
     Raises:
         ValueError: for an option out of range; at a search, for a row without an allowed action.
-        TypeError: for a rule that is none, or an action spec that cannot be enumerated, without
+        TypeError: for a rule of the wrong type, or an action spec that cannot be enumerated, without
             ``num_sampled_actions``.
         KeyError: at a search, for an entry that the model or the root lacks.
         FloatingPointError: at a search, where the model returns NaN or infinity.
