@@ -45,7 +45,7 @@ REWARD_MEMORY = "reward_memory"
 """``[..., M]`` float: what a value prefix carries, see :class:`~torchrl_wm.modules.ValuePrefix`."""
 
 FRAMES = "frames"
-"""Nested, ``[..., K - 1, C, H, W]`` below it: the screens before the one that is observed."""
+"""Nested, ``[..., K - 1, C, H, W]`` below it: the frames before the one that is observed."""
 
 # What a model predicts ------------------------------------------------------------------------
 CONTINUATION = "continuation"

@@ -52,8 +52,8 @@ class MuZero(nn.Module):
         simulator (callable or str, optional): makes a stateless environment (or its import path,
             ``"package.module:function"``), in which is searched instead of in the model: AlphaZero,
             with ``unroll_steps=0``. Defaults to none.
-        frame_stack (int, optional): screens of successive steps that are seen together. Defaults to 4
-            where screens are observed; boards, vectors and what a simulator shows are not stacked.
+        frame_stack (int, optional): frames of successive steps that are seen together. Defaults to 4
+            where frames are observed; boards, vectors and what a simulator shows are not stacked.
         two_players (bool, optional): two sides take turns in the environment, which says ``to_play``
             and whose values and rewards are those of the side to move. Defaults to ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
@@ -145,7 +145,7 @@ class MuZero(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        # Row 0 of a sample trains nothing, and a root needs the screens before it.
+        # Row 0 of a sample trains nothing, and a root needs the frames before it.
         self.frames, self.root = None, 1
         if simulator is None:
             self.frames = stacking(observation_spec, frame_stack)

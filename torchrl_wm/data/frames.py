@@ -9,7 +9,7 @@ from torchrl_wm.modules.frame_stack import FrameStack
 
 
 class StackedFrames(Transform):
-    """Replaces the screens of sampled sequences by stacks with those of the rows before.
+    """Replaces the frames of sampled sequences by stacks with those of the rows before.
 
     The first ``frames.count - 1`` rows have no full stack and are there for those after them.
 

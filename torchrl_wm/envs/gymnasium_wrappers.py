@@ -41,8 +41,8 @@ class RepeatAction(gym.Wrapper):
 class AtariFrames(gym.Wrapper):
     """Frame skip with the maximum over the last two frames, no-op starts and resizing, for Atari.
 
-    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the screens that are
-    kept are drawn, and where an episode ends inside the skip, the screen shown is the final one.
+    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the frames that are
+    kept are drawn, and where an episode ends inside the skip, the frame shown is the final one.
 
     Args:
         env (gym.Env): ALE environment with ``frameskip=1``.

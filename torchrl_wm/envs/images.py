@@ -1,4 +1,4 @@
-"""Screens to observations: shrinking by area and moving the channels to the front."""
+"""Frames to observations: shrinking by area and moving the channels to the front."""
 
 from __future__ import annotations
 

@@ -44,11 +44,11 @@ class UpsamplingConv2d(nn.Conv2d):
 
     The four pixels that come from one each see a few neighbours several times. Adding up the filter's
     values for each neighbour gives four small filters, 3 wide for 5: a third of the arithmetic, and no
-    large picture is ever written. The parameters are those of the convolution.
+    large image is ever written. The parameters are those of the convolution.
 
     Args:
-        in_channels (int): channels of the picture.
-        out_channels (int): channels of the picture of twice the size.
+        in_channels (int): channels of the image.
+        out_channels (int): channels of the image of twice the size.
         kernel (int): odd size of the filters.
 
     Examples:
@@ -65,7 +65,7 @@ class UpsamplingConv2d(nn.Conv2d):
         self.register_buffer("taps", _taps(kernel), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, C, H, W]`` to ``[N, out_channels, 2 H, 2 W]``."""
+        """Images ``[N, C, H, W]`` to ``[N, out_channels, 2 H, 2 W]``."""
         # Pixels of a block, row and column, before channels: they move to their places in whole rows.
         filters = torch.einsum("apk,bql,oikl->aboipq", self.taps, self.taps, self.weight)
         x = F.conv2d(x, filters.flatten(0, 2), self.bias.repeat(4), padding=filters.shape[-1] // 2)

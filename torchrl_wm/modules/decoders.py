@@ -50,7 +50,7 @@ Predictions = dict[NestedKey, Distribution]
 
 
 class VectorDecoder(nn.Module):
-    """A perceptron with one linear layer per vector, number or class of the observation.
+    """An MLP with one linear layer per vector, number or class of the observation.
 
     Args:
         specs (dict): leaf specs by key.
@@ -119,7 +119,7 @@ class ImageDecoder(nn.Module):
         self.image_shape = image_shape(specs)
 
     def forward(self, belief: Tensor, state: Tensor) -> Predictions:
-        """Belief ``[..., D]`` and state ``[..., S]`` to a distribution over pictures per key."""
+        """Belief ``[..., D]`` and state ``[..., S]`` to a distribution over images per key."""
         lead = belief.shape[:-1]
         belief, state = (x.reshape(lead.numel(), x.shape[-1]) for x in (belief, state))
         x = self.convolve(belief, state).float().reshape(*lead, *self.image_shape)
@@ -142,7 +142,7 @@ class StridedImageDecoder(ImageDecoder):
         norm (str, optional): over the channels. Defaults to ``None``.
 
     Raises:
-        ValueError: for pictures of another size.
+        ValueError: for images of another size.
     """
 
     distribution = ImageNormal
@@ -169,7 +169,7 @@ class StridedImageDecoder(ImageDecoder):
             nn.init.zeros_(conv.bias)
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
-        """Belief ``[N, D]`` and state ``[N, S]`` to centred pictures ``[N, C, 64, 64]``."""
+        """Belief ``[N, D]`` and state ``[N, S]`` to centred images ``[N, C, 64, 64]``."""
         x = _from_one_pixel(self.convs[0], self.inputs(torch.cat([state, belief], -1)))
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):
             x = conv(self.activation(over_channels(norm, x)))
@@ -185,7 +185,7 @@ def _from_one_pixel(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 
 class UpsamplingImageDecoder(ImageDecoder):
-    """DreamerV3's decoder: a small picture of blocks, then nearest upsampling and convolutions.
+    """DreamerV3's decoder: a small image of blocks, then nearest upsampling and convolutions.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` by key.
@@ -202,7 +202,7 @@ class UpsamplingImageDecoder(ImageDecoder):
         norm (str, optional): Defaults to ``"rms"``.
 
     Raises:
-        ValueError: where the picture's size does not fit, or ``blocks`` does not divide the belief
+        ValueError: where the image's size does not fit, or ``blocks`` does not divide the belief
             and the ``depth * mults[-1]`` channels.
     """
 
@@ -240,7 +240,7 @@ class UpsamplingImageDecoder(ImageDecoder):
         self.norms = nn.ModuleList(make_norm(norm, size) for size in sizes[1:])
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
-        """Belief ``[N, D]`` and state ``[N, S]`` to pictures ``[N, C, H, W]`` in [0, 1]."""
+        """Belief ``[N, D]`` and state ``[N, S]`` to images ``[N, C, H, W]`` in [0, 1]."""
         x = self.from_hidden(self.from_state(state)).unflatten(-1, (*self.size, -1))
         if self.from_belief is not None:
             blocks = self.from_belief(belief).unflatten(-1, (self.blocks, *self.size, -1))
@@ -257,8 +257,8 @@ class Decoder(nn.Module):
     Args:
         belief_size (int): size of the belief, which comes first in the features.
         state_size (int): size of the state.
-        vector (VectorDecoder, optional): for everything that is not a picture.
-        image (ImageDecoder, optional): for the pictures.
+        vector (VectorDecoder, optional): for everything that is not an image.
+        image (ImageDecoder, optional): for the images.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ def make_decoder(
         blocks (int, optional): groups of the belief; v3 only.
 
     Raises:
-        ValueError: for an unknown style, no entries, or a picture size that the style cannot make.
+        ValueError: for an unknown style, no entries, or an image size that the style cannot make.
         TypeError: for a spec without an encoding.
 
     Examples:

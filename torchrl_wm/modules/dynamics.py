@@ -20,7 +20,7 @@ from torchrl_wm.ranges import COUNT
 
 
 class EnsembleDynamics(nn.Module):
-    """Perceptrons that predict a Gaussian over the next latent (PETS, https://arxiv.org/abs/1805.12114).
+    """MLPs that predict a Gaussian over the next latent (PETS, https://arxiv.org/abs/1805.12114).
 
     The mean is a residual of the latent, so an untrained network predicts no change. The standard
     deviation lies between two bounds, evenly on a logarithmic scale.

@@ -18,7 +18,7 @@ class FlatEncoder(nn.Module):
 
     Plain numbers go through symlog: close to the number itself where that is small, and within a
     few units where it is large, whatever has been observed so far. (Running statistics would move
-    under the latents that a replay stores.) Classes become one-hot vectors; pictures lie in
+    under the latents that a replay stores.) Classes become one-hot vectors; images lie in
     [-0.5, 0.5].
 
     Args:
@@ -55,7 +55,7 @@ class FlatEncoder(nn.Module):
         return torch.cat([self._encode(key, read(observations, key)) for key in self.specs], -1)
 
     def inverse(self, code: Tensor) -> dict[NestedKey, Tensor]:
-        """The observations of a code ``[..., out_features]``; pictures as floats in [0, 1]."""
+        """The observations of a code ``[..., out_features]``; images as floats in [0, 1]."""
         parts = zip(self.specs, code.split(self.sizes, -1), strict=True)
         return {key: self._decode(key, part) for key, part in parts}
 

@@ -36,7 +36,7 @@ CONTINUOUS = {
 
 
 class Head(nn.Module):
-    """A perceptron, a linear layer and what its numbers mean.
+    """An MLP, a linear layer and what its numbers mean.
 
     Args:
         in_features (int): size of the features.

@@ -1,4 +1,4 @@
-"""Dense bricks: initialisers, normalisations, block-diagonal layers and the multi-layer perceptron."""
+"""Dense bricks: initialisers, normalisations, block-diagonal layers and the MLP."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class SymlogOutput(_Shaped):
 
 
 class BernoulliOutput(_Shaped):
-    """Yes-or-no events of ``shape``.
+    """Binary events of ``shape``.
 
     Examples:
         >>> BernoulliOutput()(torch.zeros(2, 1)).mean

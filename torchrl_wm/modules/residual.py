@@ -1,4 +1,4 @@
-"""Residual networks for pictures and boards (MuZero, https://arxiv.org/abs/1911.08265, appendix F)."""
+"""Residual networks for images and boards (MuZero, https://arxiv.org/abs/1911.08265, appendix F)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualImageEncoder(ImageEncoder):
-    """Residual blocks, and for larger pictures a sixteenth of their height and width.
+    """Residual blocks, and for larger images a sixteenth of their height and width.
 
     Boards, of at most 19 rows and columns, keep their size.
 
@@ -48,7 +48,7 @@ class ResidualImageEncoder(ImageEncoder):
         blocks (int, optional): residual blocks at each size. Defaults to ``1``.
 
     Raises:
-        ValueError: for pictures whose height or width is no multiple of 16.
+        ValueError: for images whose height or width is no multiple of 16.
 
     Examples:
         >>> import torch
@@ -93,5 +93,5 @@ class ResidualImageEncoder(ImageEncoder):
         return [ResidualBlock(channels) for _ in range(count)]
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Centred pictures ``[N, C, H, W]`` to maps ``[N, *map_shape]``."""
+        """Centred images ``[N, C, H, W]`` to maps ``[N, *map_shape]``."""
         return self.layers(x)

@@ -29,7 +29,7 @@ class SearchingPolicy(FilteringPolicy):
             :class:`~torchrl_wm.planners.SearchPolicy`.
 
     Keyword Args:
-        frames (FrameStack, optional): what stacks the screens that the model sees. Defaults to none.
+        frames (FrameStack, optional): what stacks the frames that the model sees. Defaults to none.
         version (callable, optional): the number of updates so far. Defaults to 0 for ever.
 
     Examples:
@@ -91,7 +91,7 @@ class SearchingPolicy(FilteringPolicy):
         return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
 
     def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Latents; what the collector keeps is the observed screen, not the stack."""
+        """Latents; what the collector keeps is the observed frame, not the stack."""
         if self.frames is None:
             return super()._filter(tensordict)
         seen = super()._filter(self.frames(tensordict))

@@ -34,7 +34,7 @@ def make_identity(
     """A world model whose latent is the observation, for any spec.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed. Pictures are taken pixel
+        observation_spec (Composite): unbatched specs of what is observed. Images are taken pixel
             by pixel; for more than tiny ones use :func:`make_autoencoder`.
         action_spec (Composite): unbatched specs of the actions.
 

@@ -1,4 +1,4 @@
-"""A tree as a picture: graphviz text, and PNG where its program is installed."""
+"""A tree as an image: graphviz text, and PNG where its program is installed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def draw_tree(tree: TensorDictBase, path: str | Path, row: int = 0, **options) -
 
     Raises:
         ValueError: for another suffix.
-        RuntimeError: for a picture where graphviz's ``dot`` is not installed, or fails.
+        RuntimeError: for an image where graphviz's ``dot`` is not installed, or fails.
     """
     path, text = Path(path), tree_to_dot(tree, row, **options)
     if path.suffix == ".dot":

@@ -156,7 +156,7 @@ class Evaluator(nn.Module):
     """Gathers latents, asks the dynamics, stores the new latents.
 
     Where the dynamics allow it, the operations are recorded once: at the few rows of acting most of the
-    time of a small network is spent between its operations. On a CPU perceptrons and recurrent cells
+    time of a small network is spent between its operations. On a CPU MLPs and recurrent cells
     become a :class:`~torchrl_wm.planners.tree_search.program.Program`; what it cannot express
     (convolutions, samples), or is large, is recorded by ``torch.jit.trace``. Training goes on being
     seen, from one search to the next.
