@@ -1,4 +1,4 @@
-"""Images between the environment's form and the one that networks read."""
+"""Conversions between images as environments give them and as networks read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scale_image(image: Tensor) -> Tensor:
-    """An image as float32 in [0, 1]: bytes are divided by 255, floats and booleans taken as they are.
+    """An image as float32 in [0, 1]: bytes are divided by 255, floats and booleans only cast.
 
     Examples:
         >>> scale_image(torch.tensor([0, 255], dtype=torch.uint8)), scale_image(torch.tensor([True]))
@@ -27,15 +27,15 @@ def centre_image(image: Tensor) -> Tensor:
 
 
 def quantize_image(image: Tensor, bits: int = 5, *, noise: Tensor | None = None) -> Tensor:
-    """Reduces bytes to ``bits`` bits and fills the steps with noise (PlaNet, arXiv:1811.04551).
+    """Reduces bytes to ``bits`` bits and dequantises with noise (PlaNet, arXiv:1811.04551).
 
     Args:
         image (Tensor): uint8, any shape.
-        bits (int, optional): bits kept of the eight. Defaults to ``5``.
-        noise (Tensor, optional): uniform in [0, 1), shape of ``image``; drawn here by default.
+        bits (int, optional): how many of the eight bits are kept. Defaults to ``5``.
+        noise (Tensor, optional): uniform in [0, 1), shaped as ``image``; drawn here by default.
 
     Returns:
-        float32 in [0, 1), the shape of ``image``; :func:`centre_image` makes PlaNet's input of it.
+        float32 in [0, 1), shaped as ``image``; :func:`centre_image` turns it into PlaNet's input.
 
     Raises:
         TypeError: where ``image`` is not uint8.

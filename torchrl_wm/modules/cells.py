@@ -1,7 +1,7 @@
 """Recurrent cells: how belief, state and action become the next belief.
 
-Every cell splits its work for speed: ``project_action`` depends on no carry and is called once for a
-whole sequence, ``weights`` gathers the parameters once, and ``forward`` is what remains inside the loop.
+Every cell splits its work for speed: ``project_action`` does not depend on the carry and is called once
+for a whole sequence, ``weights`` gathers the parameters once, and only ``forward`` runs inside the loop.
 All take any number of leading batch dimensions.
 """
 
@@ -105,7 +105,7 @@ GRUS = {"gru": GRU, "reset_before": ResetBeforeGRU, "layer_norm": LayerNormGRU}
 
 
 class DenseCell(nn.Module):
-    """State and action through dense layers into a GRU: the cell of PlaNet, Dreamer v1 and v2.
+    """Dense layers on state and action, then a GRU: the cell of PlaNet, Dreamer v1 and v2.
 
     Args:
         state_size (int): size of the stochastic state.
@@ -177,7 +177,7 @@ class BlockCell(nn.Module):
     """DreamerV3's block-diagonal GRU with three input projections (https://arxiv.org/abs/2301.04104).
 
     Every block reads its slice of the belief and the projections of the whole belief, of the state and
-    of the action; actions larger than one in magnitude are scaled down to one.
+    of the action; actions with a magnitude above one are scaled down to one.
 
     Args:
         state_size (int): size of the stochastic state.
@@ -235,8 +235,8 @@ class BlockCell(nn.Module):
     def weights(self) -> tuple[Tensor, ...]:
         """Block weights, one dense matrix for the inputs that all blocks share, and the three gates.
 
-        The action's share is applied by ``project_action``, so only belief and state remain. The gates
-        come apart, ``[blocks, width, width]`` each, so that their results lie contiguous in memory; the
+        ``project_action`` applies the action's part, so only belief and state remain. The gates are
+        separate, ``[blocks, width, width]`` each, so that their results are contiguous in memory; the
         candidate is doubled and the update's bias lowered by 1, as ``forward`` needs them.
         """
         width = self.belief_size // self.blocks

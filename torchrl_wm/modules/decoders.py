@@ -1,4 +1,4 @@
-"""Decoders: the features of an RSSM back to its observations, as one distribution per entry."""
+"""Decoders: from the features of an RSSM to its observations, one distribution per entry."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class VectorDecoder(nn.Module):
         in_features (int): size of belief and state together.
         layers (int): number of hidden layers.
         units (int): their size.
-        use_symlog (bool, optional): squared errors in symlog space (DreamerV3) in place of unit
-            normals for plain numbers. Defaults to ``True``.
+        use_symlog (bool, optional): squared errors in symlog space (DreamerV3) instead of unit normals
+            for plain numbers. Defaults to ``True``.
         activation (str, optional): Defaults to ``"silu"``.
         norm (str, optional): Defaults to ``"rms"``.
         init (str, optional): Defaults to ``"trunc_normal"``.
@@ -104,7 +104,7 @@ def _vector_output(spec: TensorSpec, use_symlog: bool) -> Output:
 
 
 class ImageDecoder(nn.Module):
-    """Base of the convolutional decoders: the channels are dealt out to the entries in turn.
+    """Base of the convolutional decoders, whose output channels are split among the entries in order.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` of equal height and width, by key.
@@ -274,7 +274,7 @@ class Decoder(nn.Module):
 
     @property
     def out_keys(self) -> list[NestedKey]:
-        """The entries predicted."""
+        """The entries that are predicted."""
         return [k for part in (self.vector, self.image) if part is not None for k in part.keys]
 
     def forward(self, features: Tensor) -> Predictions:

@@ -35,7 +35,7 @@ class Prediction(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The prediction to act on or to show; the mean unless a distribution says otherwise."""
+        """The prediction to act on or to show; the mean unless a distribution overrides it."""
         return self.mean
 
     def sample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
@@ -134,7 +134,7 @@ class ImageSquaredError(Prediction):
 
 
 class SymlogSquaredError(Prediction):
-    """The vector loss of DreamerV3: squared error to the symlog of the target, not halved.
+    """The vector loss of DreamerV3: the squared error to the symlog of the target, not halved.
 
     Args:
         squashed (Tensor): prediction of the symlog, ``[..., *event]``.
@@ -192,8 +192,8 @@ class TwoHot(Prediction):
 class HyperbolicTwoHot(Prediction):
     """MuZero's categorical over a transformed scalar (https://arxiv.org/abs/1911.08265, appendix F).
 
-    The scalar is squashed by ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`` and put between the two
-    atoms around it. What lies beyond the support counts as its end.
+    The scalar is squashed by ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`` and split between the two
+    atoms around it. Values beyond the support are clamped to its ends.
 
     Args:
         logits (Tensor): ``[..., n]``.
@@ -213,7 +213,7 @@ class HyperbolicTwoHot(Prediction):
 
     @property
     def mean(self) -> Tensor:
-        """The raw value ``[..., 1]`` of the expected squashed one."""
+        """The raw value ``[..., 1]`` that corresponds to the expected squashed one."""
         return signed_parabolic(two_hot_mean(self.logits, self.atoms)).unsqueeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:

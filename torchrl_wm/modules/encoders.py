@@ -1,4 +1,4 @@
-"""Encoders: the observations of any spec to one vector of features."""
+"""Encoders: from the observations of any spec to one vector of features."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class VectorEncoder(nn.Module):
     """Joins all vectors, numbers and classes of an observation and sends them through an MLP.
 
     Args:
-        specs (dict): leaf specs by key; read in this order.
+        specs (dict): leaf specs by key, read in this order.
         layers (int): number of layers.
         units (int): size of the layers.
-        use_symlog (bool, optional): squashes plain numbers, not one-hot vectors, as DreamerV3 does.
+        use_symlog (bool, optional): squash plain numbers, but not one-hot vectors, as DreamerV3 does.
             Defaults to ``True``.
         activation (str, optional): Defaults to ``"silu"``.
         norm (str, optional): Defaults to ``"rms"``.
@@ -166,7 +166,7 @@ class PooledImageEncoder(ImageEncoder):
         norm (str, optional): Defaults to ``"rms"``.
 
     Raises:
-        ValueError: where halving the size once per layer does not end within 3 and 16.
+        ValueError: where halving the size once per layer leaves a remainder or ends outside 3 to 16.
 
     Examples:
         >>> from torchrl.data import Unbounded
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The entries read."""
+        """The entries that are read."""
         vector = [] if self.vector is None else list(self.vector.specs)
         return vector + ([] if self.image is None else self.image.keys)
 
@@ -256,7 +256,7 @@ def make_encoder(
         depth (int, optional): unit of channels. Defaults to that of the style: 32, 32, 48 or 64.
         layers (int, optional): layers for vectors. Defaults to that of the style: 3, 4, 4 or 3.
         units (int, optional): their size. Defaults to that of the style: 300, 400, 400 or 1024.
-        use_symlog (bool, optional): squashes numbers. Defaults to whether the style is ``"v3"``.
+        use_symlog (bool, optional): squash numbers. Defaults to whether the style is ``"v3"``.
         norm (str, optional): normalisation in styles v1 and v2; v3 always uses RMS. Defaults to
             ``None``.
         mults (sequence of int, optional): channels in units of ``depth``; v3 only.

@@ -14,12 +14,11 @@ from torchrl_wm.modules.observations import Observations, read, split_observatio
 
 
 class FlatEncoder(nn.Module):
-    """Joins all observations to one vector without learning anything, so that it can be undone.
+    """Joins all observations to one vector by a fixed, invertible map.
 
-    Plain numbers go through symlog: close to the number itself where that is small, and within a
-    few units where it is large, whatever has been observed so far. (Running statistics would move
-    under the latents that a replay stores.) Classes become one-hot vectors; images lie in
-    [-0.5, 0.5].
+    Plain numbers go through symlog, which keeps small numbers and compresses large ones to a few units,
+    whatever has been observed so far. (Running statistics would change the meaning of the latents that a
+    replay stores.) Classes become one-hot vectors; images lie in [-0.5, 0.5].
 
     Args:
         observation_spec (Composite): unbatched, nested or not.
@@ -47,7 +46,7 @@ class FlatEncoder(nn.Module):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The entries read."""
+        """The entries that are read."""
         return list(self.specs)
 
     def forward(self, observations: Observations) -> Tensor:

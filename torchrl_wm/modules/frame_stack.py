@@ -1,4 +1,4 @@
-"""Frames of the last steps as one observation, for models without a recurrence."""
+"""Frames of the last steps as one observation, for models without recurrence."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torchrl_wm.ranges import COUNT
 
 
 class FrameStack(TensorDictModuleBase):
-    """Puts the frames of the last ``count`` steps together, the newest last, along the channels.
+    """Stacks the frames of the last ``count`` steps along the channels, the newest last.
 
     An environment shows one frame and a replay stores it once. While acting, the earlier ones are
     carried from step to step (:meth:`forward`); in a sequence of records they are the rows before
-    (:meth:`sequence`). Both repeat the first screen of an episode where there were not yet enough, as
+    (:meth:`sequence`). Both repeat the first frame of an episode until there are enough, as
     EfficientZero (https://arxiv.org/abs/2111.00210) does. Boards and vectors stay as they are.
 
     Args:
         observation_spec (Composite): unbatched specs of what an environment shows.
-        count (int): frames seen together.
+        count (int): frames in a stack.
 
     Keyword Args:
         is_init_key (NestedKey, optional): the first step of an episode. Defaults to ``"is_init"``.
 
-    :attr:`observation_spec` is the spec of what comes out.
+    :attr:`observation_spec` is the spec of the stacked observations.
 
     Examples:
         >>> spec = Composite(pixels=Unbounded((3, 32, 32), dtype=torch.uint8))
@@ -95,7 +95,7 @@ class FrameStack(TensorDictModuleBase):
 
 
 def stacking(observation_spec: Composite, count: int | None = None) -> FrameStack | None:
-    """What stacks ``count`` frames, by default 4 where there are any; None where nothing is stacked.
+    """The stack of ``count`` frames, by default 4 where there are any; None where nothing is stacked.
 
     Raises:
         ValueError: for a count below 1, or above 1 where there are no frames.

@@ -1,4 +1,4 @@
-"""Which entries of an observation are images, which are vectors, and what sizes networks take."""
+"""Which entries of an observation are images, which are vectors, and which sizes networks accept."""
 
 from __future__ import annotations
 

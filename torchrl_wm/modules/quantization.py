@@ -1,4 +1,4 @@
-"""Images of fewer bits, as PlaNet's world model sees them."""
+"""Images reduced to fewer bits, as PlaNet's world model sees them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchrl_wm.modules.observations import split_observations
 
 
 class QuantizeImages(nn.Module):
-    """Replaces byte images by floats of a few bits with noise in their place (arXiv:1811.04551).
+    """Turns byte images into floats of a few bits, with noise in the dropped ones (arXiv:1811.04551).
 
     The noise is drawn anew in every call; encoder and likelihood have to see the same draw, so this
     comes before both.
 
     Args:
-        observation_spec (Composite): unbatched specs; all entries of byte images are replaced.
+        observation_spec (Composite): unbatched specs; all byte images are replaced.
         bits (int): bits that are kept.
 
     Raises:
