@@ -1,4 +1,4 @@
-"""Checkpoints of a replay that copy no rows: cursors, checksums, and what may change."""
+"""Checkpoints of a replay without copies of its rows: cursors, checksums, and entries that may change."""
 
 from __future__ import annotations
 
@@ -59,7 +59,11 @@ class ReplayCheckpoint:
         return self.replay.scratch_dir / "written.npy"
 
     def claim_scratch_dir(self) -> None:
-        """Before the first row is written: refuses a folder with the rows of another replay."""
+        """Before the first row is written: refuses a folder with the rows of another replay.
+
+        Raises:
+            FileExistsError: if there are such rows.
+        """
         if self.rows_dir is None:
             return
         if self.rows_dir.exists() and any(self.rows_dir.iterdir()):
@@ -73,7 +77,7 @@ class ReplayCheckpoint:
         )
 
     def note_written(self) -> None:
-        """Notes how far each ring was ever written, for runs that are killed."""
+        """Records how far each ring was ever written, for runs that are killed."""
         if self._written is not None:
             self._written[:] = np.maximum(self._written, self.writer.counts.numpy())
 
@@ -141,7 +145,7 @@ class ReplayCheckpoint:
         return [leaf for key, leaf in rows.items() if key not in self.replay.policy_keys]
 
     def _row_chunks(self, size: int = 4096) -> list[Tensor]:
-        """The rows that can be sampled, environment after environment in the order of time."""
+        """The rows that can be sampled, environment by environment, in the order of time."""
         chunks = []
         counts = zip(self.writer.counts.tolist(), self.writer.sampleable().tolist(), strict=True)
         for environment, (last, length) in enumerate(counts):
@@ -156,15 +160,15 @@ class ReplayCheckpoint:
 
         Raises:
             FileNotFoundError: for a missing file of the checkpoint or of the rows.
-            ValueError: for a damaged file, or a checkpoint of a replay that was built otherwise;
-                names it.
+            ValueError: for a damaged file, or the checkpoint of a replay that was built differently; the
+                message names it.
             RuntimeError: when more records than the slack were written since.
         """
         state = self._read_state(path)
         rows = self._attach(state, path)
         counts = torch.tensor(state["counts"])
         before = self._counts()["counts"]
-        self.writer.counts = counts  # the checks below read the rings as they were
+        self.writer.counts = counts  # the checks below read the rings as they were then
         try:
             arrays = self._verified(state, path, rows)
         except BaseException:
@@ -222,7 +226,7 @@ class ReplayCheckpoint:
         return state
 
     def _attach(self, state: dict[str, Any], path: Path) -> dict[NestedKey, Tensor]:
-        """The stored leaves: those of this replay, else mapped from their files or made anew."""
+        """The stored leaves: those of this replay, mapped from their files, or newly made."""
         layout = {_key(e["key"]): (e["dtype"], tuple(e["shape"])) for e in state["entries"]}
         if not layout:
             return {}
@@ -264,7 +268,7 @@ class ReplayCheckpoint:
     def _verified(
         self, state: dict[str, Any], path: Path, rows: dict[NestedKey, Tensor]
     ) -> dict[str, Tensor]:
-        """The copied arrays, after every checksum was found right."""
+        """The copied arrays, once every checksum matched."""
         files = state["files"]
         arrays = {name: read_array(path / f"{name}.npy", crc) for name, crc in files.items()}
         if rows and self.rows_dir is not None:
@@ -320,7 +324,7 @@ def _names(found: set[NestedKey]) -> list[str]:
 
 
 def _flush(filename: str) -> None:
-    # The pages of a killed process survive; only this makes them survive a loss of power.
+    # The pages of a killed process survive anyway; this makes them survive a power failure.
     descriptor = os.open(filename, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ class FilteringActor(FilteringPolicy):
     :class:`~torchrl_wm.policies.FilteringPolicy` for what is read and written.
 
     Args:
-        world_model (WorldModel): what filters.
+        world_model (WorldModel): filters the observations.
         actor (nn.Module): features to a distribution over encoded actions.
 
     Keyword Args:
