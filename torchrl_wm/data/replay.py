@@ -191,7 +191,8 @@ class StepReplay:
 
         Raises:
             KeyError: for an entry that is not stored or that the policy does not write.
-            ValueError: for latents of another shape than the sample's rows 1 to T.
+            ValueError: for latents of another shape than the sample's rows 1 to T, or that their codec
+                cannot store, such as NaN.
         """
         mask = latents.get(keys.MASK, None)
         entries = dict(latents.exclude(keys.MASK).items(True, True))
