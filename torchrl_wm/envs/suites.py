@@ -290,7 +290,7 @@ def _check_dm_control_task(domain: str, task: str) -> None:
 
 
 def _choose_renderer(needed: bool) -> None:
-    """Sets ``MUJOCO_GL`` to an installed renderer, unless it is already set."""
+    """Sets ``MUJOCO_GL`` to an installed renderer, unless it or a display is set."""
     if "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ:
         return
     # dm_control binds its renderer on import, for the lifetime of the process.
