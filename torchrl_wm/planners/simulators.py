@@ -1,4 +1,4 @@
-"""What an action sequence would bring: in a world model, or in a stateless environment."""
+"""Returns of action sequences, in a world model or in a stateless environment."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ModelSimulator(nn.Module):
         terminal_value (callable, optional): features ``[N, F]`` of the last states to values ``[N, 1]``.
         particles (int, optional): trajectories of each action sequence, averaged; in an ensemble of
             dynamics each follows one member. Defaults to one for each member.
-        sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
-            followed. Defaults to ``True``.
+        sample_latents (bool, optional): sample the latents; otherwise follow the most probable ones.
+            Defaults to ``True``.
         trace (bool, optional): record the operations, see :class:`ImaginedSteps` for small models and
             :class:`Recording` for others. Defaults to ``True``.
 
@@ -74,7 +74,7 @@ class ModelSimulator(nn.Module):
         self.imagined = Recording(self._imagine) if trace else self._imagine
 
     def compile_steps(self, **options) -> None:
-        """Compiles the imagination, in place of recording it.
+        """Compiles the imagination instead of recording it.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
@@ -149,7 +149,7 @@ class ModelSimulator(nn.Module):
     def _noise(self, actions: Tensor, generator: torch.Generator | None) -> Tensor:
         noise = self.model.trajectory_noise(*actions.shape[:2], actions.device, generator)
         if not self.sample_latents:
-            # Only the draws of the state: which member of an ensemble predicts stays as it is.
+            # Only the draws of the state: the choice of the ensemble's member is kept.
             noise[..., : self.model.latent.noise_size] = 0
         return noise
 
@@ -157,7 +157,7 @@ class ModelSimulator(nn.Module):
 class EnvSimulator(nn.Module):
     """Returns of action sequences in a stateless environment, by stepping it.
 
-    After a step that ends the episode no reward counts, nor does a terminal value.
+    After a step that ends the episode neither rewards nor a terminal value count.
 
     Args:
         env (EnvBase): an environment that takes inputs of any batch size.
@@ -287,9 +287,8 @@ def make_simulator(
         **model_options: ``particles``, ``sample_latents`` and ``trace`` of :class:`ModelSimulator`.
 
     Raises:
-        TypeError: for something that is neither.
-        ValueError: for an option that only an environment has, or only a world model, or a discount
-            that is not between 0 and 1.
+        TypeError: for an ``env`` that is neither an environment nor a world model.
+        ValueError: for an option that applies only to the other kind, or a discount outside [0, 1].
     """
     if not 0 <= discount <= 1:
         raise ValueError(f"discount={discount} must lie between 0 and 1.")
@@ -353,7 +352,7 @@ def _single_reward(env: EnvBase) -> NestedKey:
 
 
 def _outermost_done(env: EnvBase) -> list[NestedKey]:
-    """The ``done`` entries nearest to the root: that of a team goes before those of its members."""
+    """The ``done`` entries nearest to the root: that of a team takes precedence over its members'."""
     found = [_as_tuple(key) for key in env.done_keys if _as_tuple(key)[-1] == "done"]
     depth = min(map(len, found))
     return [key for key in found if len(key) == depth]
