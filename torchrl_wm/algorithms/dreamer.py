@@ -1,4 +1,4 @@
-"""What Dreamer v1, v2 and v3 share: a world model, an actor and a critic that learn from each other."""
+"""The base of Dreamer v1, v2 and v3: a world model, an actor and a critic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WorldModelFactory = Callable[..., WorldModel]
 
 
 class Dreamer(nn.Module):
-    """Base of the Dreamers; a training loop sees the members named here and nothing else.
+    """Base of the Dreamers; a training loop uses only the members named here.
 
     ``policy`` collects, ``evaluation_policy`` evaluates, ``optimizers`` maps names to optimisers, and
     :meth:`update` and :meth:`pretrain` take a replay sample ``[B, T + 1]`` and return metrics and the
@@ -36,9 +36,9 @@ class Dreamer(nn.Module):
     imagination_starts: int
 
     def _step(self, **losses: Tensor) -> None:
-        """One step of each named optimiser, which trains its own parameters and only those.
+        """One step of each named optimiser on its loss; each trains only its own parameters.
 
-        All gradients are taken before any weight moves. Frozen parameters stay as they are.
+        All gradients are taken before any weight changes. Frozen parameters are not trained.
         """
         for name, loss in losses.items():
             groups = self.optimizers[name].param_groups
@@ -74,14 +74,14 @@ class Dreamer(nn.Module):
         }
 
     def _slow_update(self, tau: float, every: int = 1) -> SlowUpdate | None:
-        """What moves the slow critic, where there is one."""
+        """The updater of the slow critic, if there is one."""
         if not self.critic_loss.use_ema_critic:
             return None
         return SlowUpdate(self.critic_loss, tau=tau, every=every)
 
     @staticmethod
     def start_mask(records: TensorDictBase, rows: TensorDictBase) -> None:
-        """Padded steps among ``records [B, T]`` start no imagination: their rows are masked in place."""
+        """Masks, in place, the rows imagined from steps of ``records [B, T]`` that are padding."""
         mask = records.get(keys.MASK, None)
         if mask is not None:
             rows.set(keys.MASK, mask.reshape(1, -1).expand(rows.batch_size))
@@ -93,12 +93,12 @@ def build_world_model(
     action_spec: Composite,
     defaults: Mapping[str, Any],
 ) -> WorldModel:
-    """Calls a world model factory with an algorithm's defaults for whatever it names.
+    """Calls a world model's factory with an algorithm's defaults for the parameters that it names.
 
-    What a ``functools.partial`` sets already is kept; without a factory an RSSM is made.
+    Arguments already set by a ``functools.partial`` are kept; without a factory an RSSM is made.
 
     Raises:
-        TypeError: for a factory that takes any option and names none.
+        TypeError: for a factory with ``**options`` that names none of the defaults.
     """
     factory = make_rssm if factory is None else factory
     chosen = factory.keywords if isinstance(factory, partial) else {}

@@ -46,7 +46,7 @@ WORLD_MODEL = {
     "reward_layers": 4,
     "continuation_layers": 4,
 }
-"""What the world model's factory leaves open, whatever the size."""
+"""Defaults of the world model for every size."""
 
 SIZES = {
     "paper": {
@@ -76,18 +76,19 @@ class DreamerV2(Dreamer):
         observation_spec, action_spec (Composite): unbatched specs.
 
     Keyword Args:
-        world_model (callable, optional): makes the world model from the specs; whatever it leaves
-            open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        world_model (callable, optional): makes the world model from the specs; parameters that it names
+            and does not set are those of Dreamer v2. Defaults to
+            :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps, at least 2. Defaults to ``15``.
-        imagination_starts (int, optional): how many of the last steps of each sequence imagination
-            starts from; ``0`` for all. Defaults to ``0``.
+        imagination_starts (int, optional): number of last steps of each sequence that imagination starts
+            from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
-        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
-            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
+        reconstruction_scale (float, optional): weight of the observations; above 1 for vectors that are
+            small compared with the unit variance of their likelihood. Defaults to ``1.0``.
         use_continuation (bool, optional): learn when episodes end. Defaults to ``True``.
         reward_scale, continuation_scale (float, optional): weights of the terms. Default to ``1.0``.
         squash_reward (bool, optional): learn the tanh of the reward (Atari). Defaults to ``False``.

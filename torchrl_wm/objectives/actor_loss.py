@@ -18,10 +18,10 @@ from torchrl_wm.objectives.masking import masked_mean
 
 
 class ActorLoss(LossModule):
-    """Raises imagined returns and the entropy of the policy.
+    """Maximises imagined returns and the entropy of the policy.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,
-    ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` where imagination has kept it.
+    ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` if imagination has stored it.
     Writes ``loss_actor`` and the metrics ``entropy``, ``advantage`` and ``value`` (the mean baseline),
     scalars.
 
@@ -31,7 +31,8 @@ class ActorLoss(LossModule):
 
     Keyword Args:
         entropy_scale (float, optional): weight of the entropy. Defaults to ``0.0``.
-        normalizer (nn.Module, optional): a return normaliser; it sees the returns first, then its scale
+        normalizer (nn.Module, optional): a return normaliser, such as
+            :class:`~torchrl_wm.modules.ReturnNormalizer`; it is updated with the returns, then its scale
             divides returns and advantages. Defaults to ``None``.
 
     Examples:
@@ -78,7 +79,7 @@ class ActorLoss(LossModule):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Entries of the imagined rows that are read."""
+        """The entries of the imagined rows that are read."""
         keys_ = self.tensor_keys
         return [keys_.features, keys_.action, keys_.lambda_target, keys_.baseline, keys_.weight]
 

@@ -23,7 +23,7 @@ class CriticLoss(LossModule):
     """Fits the distribution of a critic to lambda returns.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,
-    ``lambda_target`` and ``weight``, and ``value_units`` where :meth:`evaluate` has made them. Writes
+    ``lambda_target`` and ``weight``, and ``value_units`` if :meth:`evaluate` has made them. Writes
     ``loss_critic``, a scalar.
 
     Args:
@@ -77,7 +77,7 @@ class CriticLoss(LossModule):
         return [self.tensor_keys.features, self.tensor_keys.lambda_target, self.tensor_keys.weight]
 
     def slow(self, features: Tensor) -> Distribution:
-        """The slow critic's distribution; where there is no slow critic, the critic's."""
+        """The slow critic's distribution, or the critic's if there is no slow one."""
         with self.target_critic_params.to_module(self.critic):
             return self.critic(features)
 
@@ -93,12 +93,12 @@ class CriticLoss(LossModule):
     def evaluate(self, trajectory: TensorDictBase) -> Tensor:
         """Writes ``state_value`` ``[T, N, 1]`` into imagined states ``[T, N]``, with one pass of a Head.
 
-        For critics that the returns pass no gradient to (REINFORCE): the loss of the same states needs
-        no second pass through the hidden layers. The last layer is applied again: its many logits and
-        their gradients cost a CPU more to carry from one compiled phase to the next than to compute.
+        For critics that get no gradient from the returns (REINFORCE): the loss of the same states needs no
+        second pass through the hidden layers. The last layer is applied again: on a CPU its many logits
+        and their gradients cost more to pass from one compiled phase to the next than to compute.
 
         Returns:
-            ``value_units [T - 1, N, U]``, with its graph: the last hidden layer of all but the last state.
+            ``value_units [T - 1, N, U]``, with their graph: the last hidden layer of all but the last state.
         """
         features = trajectory.get(self.tensor_keys.features).detach()
         with self.critic_params.to_module(self.critic):
@@ -111,7 +111,7 @@ class CriticLoss(LossModule):
     def terms(self, features: Tensor, target: Tensor, units: Tensor | None = None) -> Tensor:
         """Negative log-likelihood ``[...]`` of returns ``[..., 1]``.
 
-        ``units``, from :meth:`evaluate`, stand for what the critic's hidden layers make of the features.
+        ``units``, from :meth:`evaluate`, replace the output of the critic's hidden layers.
         """
         slow = None
         if self.slow_regularization:
@@ -135,7 +135,7 @@ class CriticLoss(LossModule):
         prediction = self.critic(features) if units is None else self.critic.conclude(units)
         if slow is None:
             return -prediction.log_prob(target)
-        # Both targets in one call, which passes over the logits once.
+        # Both targets in one call, which reads the logits once.
         fit, regularization = prediction.log_prob(torch.stack([target, slow])).unbind()
         return -fit - self.slow_regularization * regularization
 
@@ -157,10 +157,10 @@ class ReplayCriticLoss(LossModule):
     Reads step records ``[B, T]`` with ``features`` (with their graph), ``reward``, ``is_last``,
     ``terminated`` and ``bootstrap`` (the return imagined from each state). Writes
     ``loss_replay_critic``. Truncations bootstrap fully, terminations not at all; the last step of each
-    sequence and of each episode trains nothing.
+    sequence and of each episode is not trained on.
 
     Args:
-        critic_loss (CriticLoss): whose critic is trained; it keeps the parameters.
+        critic_loss (CriticLoss): the loss whose critic is trained; it keeps the parameters.
 
     Keyword Args:
         discount (float): discount of one step.
@@ -205,7 +205,7 @@ class ReplayCriticLoss(LossModule):
         scale: float = 0.3,
     ):
         super().__init__()
-        self.__dict__["critic_loss"] = critic_loss  # not registered: the parameters are not ours
+        self.__dict__["critic_loss"] = critic_loss  # not registered: not our parameters
         self.discount, self.lambda_, self.scale = discount, lambda_, scale
 
     @property

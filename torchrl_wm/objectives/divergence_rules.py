@@ -1,4 +1,4 @@
-"""How the divergence between posterior and prior becomes a loss: the rules of PlaNet and the Dreamers.
+"""The divergence of posterior and prior as a loss: the rules of PlaNet and the Dreamers.
 
 A rule takes ``kl`` (a function of two sets of latent statistics, ``[...]`` nats), the statistics of the
 posterior and the prior, and ``mean`` (the average over the steps that count), and returns named scalars.
@@ -78,8 +78,8 @@ class BalancedKL(nn.Module):
         free_nats (float, optional): floor of each term. Defaults to ``0.0``.
         free_average (bool, optional): the floor applies to the average instead of each step.
             Defaults to ``True``.
-        forward_kl (bool, optional): KL of the prior from the posterior instead. Defaults to ``False``.
-        scale (float, optional): weight of the whole. Defaults to ``1.0``.
+        forward_kl (bool, optional): use the KL of the prior from the posterior. Defaults to ``False``.
+        scale (float, optional): weight of the loss. Defaults to ``1.0``.
 
     Raises:
         ValueError: for a balance outside [0, 1].

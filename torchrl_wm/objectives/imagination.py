@@ -19,7 +19,7 @@ from torchrl_wm.world_models import WorldModel
 
 @contextmanager
 def _held_out(module: nn.Module) -> Iterator[None]:
-    """Inside, no parameter of ``module`` is trained; those that were frozen before stay so."""
+    """Inside, no parameter of ``module`` is trained; those that were frozen before stay frozen."""
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -90,8 +90,8 @@ class Imagination(nn.Module):
         """Imagines from latents ``[...]`` (``N`` in all), which are detached.
 
         Keyword Args:
-            start_continuation (Tensor, optional): what is known of the start states, ``[..., 1]``, in
-                place of the prediction (Dreamer v2).
+            start_continuation (Tensor, optional): the known continuation of the start states,
+                ``[..., 1]``, instead of the predicted one (Dreamer v2).
             noise (Tensor, optional): noise of the model's draws, ``[N, H, noise size]``.
 
         Returns:
@@ -117,7 +117,7 @@ class Imagination(nn.Module):
         return trajectory
 
     def compile_steps(self, **options) -> None:
-        """Compiles the actor, and what the heads say about the imagined states.
+        """Compiles the actor, and the heads on the imagined states.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
@@ -126,10 +126,10 @@ class Imagination(nn.Module):
         self._judge = compile_function(self._judge, **options)
 
     def _acting(self, policies: list[Tensor]) -> Callable[[Tensor], Tensor]:
-        """Features ``[N, F]`` to actions ``[N, A]``; what the actor said joins ``policies``.
+        """Features ``[N, F]`` to actions ``[N, A]``; the actor's raw outputs are appended to ``policies``.
 
-        The features' graph is cut, as in every Dreamer. The actor's is kept, so that its loss needs no
-        second pass.
+        The features are detached, as in every Dreamer. The actor's graph is kept, so that its loss needs
+        no second pass.
         """
         learning = torch.is_grad_enabled()
 

@@ -1,4 +1,4 @@
-"""Latent overshooting: predictions over several steps held against the posteriors they should meet."""
+"""Latent overshooting: comparing predictions over several steps with the posteriors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class LatentOvershooting(nn.Module):
 
 
 def _before(latents: Tensor, carry: Tensor, is_init: Tensor) -> Tensor:
-    """The latents ``[B, T, S]`` of the row before each; zeros where an episode begins."""
+    """The latents ``[B, T, S]`` of the previous row; zeros where an episode begins."""
     before = torch.cat([carry.unsqueeze(1), latents[:, :-1]], 1)
     return before * ~is_init.unsqueeze(-1)
 

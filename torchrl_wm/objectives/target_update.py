@@ -1,4 +1,4 @@
-"""Moving the slow copy of a critic."""
+"""Updating the slow copy of a critic."""
 
 from __future__ import annotations
 
