@@ -67,7 +67,7 @@ class Dreamer(nn.Module):
         return results(losses)
 
     def _adams(self, rates: Mapping[str, float], **options) -> dict[str, TensorFlowAdam]:
-        """An optimiser of its own for each named part, with that learning rate."""
+        """One optimiser for each named part, with its learning rate."""
         return {
             name: TensorFlowAdam(getattr(self, name).parameters(), rate, **options)
             for name, rate in rates.items()

@@ -228,7 +228,7 @@ class DreamerV2(Dreamer):
         return results(model_losses, behaviour)
 
     def _behaviour(self, latents: TensorDictBase, sample: TensorDictBase) -> TensorDict:
-        """Losses of actor and critic on what is imagined from the latents of ``sample``."""
+        """Losses of actor and critic on trajectories imagined from the latents of ``sample``."""
         latents, records = self._starts(latents, sample[:, 1:])
         start = None
         if self.world_model.continuation_head is not None:

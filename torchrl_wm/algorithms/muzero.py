@@ -93,7 +93,7 @@ class MuZero(nn.Module):
 
     Raises:
         ValueError: if the planner's discount differs, ``temperature_decay`` is set for a rule without
-            a temperature, ``frame_stack`` is given beside a simulator, or an option is out of range.
+            a temperature, ``frame_stack`` is given with a simulator, or an option is out of range.
         TypeError: if the world model predicts no values or ``planner`` is not a SearchPolicy.
 
     Examples:

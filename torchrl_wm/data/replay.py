@@ -292,7 +292,7 @@ class StepReplay:
             )
 
     def _check_continued(self, records: TensorDictBase) -> None:
-        """An environment whose newest record is final must go on with the first of an episode."""
+        """Checks that an environment whose newest record is final continues with a new episode."""
         written = (self.writer.counts > 0).nonzero()[:, 0]
         if not len(written):
             return

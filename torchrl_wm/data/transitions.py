@@ -32,7 +32,7 @@ class StepRecords(Transform):
     slice adds the final observation and pushes one record out at the tail. Rows are ordered by
     trajectory id where there is one.
 
-    Beside the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
+    Besides the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
     the row of the slice) and ``owns_row`` (``[B, L]`` bool, False on final records, which have no
     row of their own): write back ``latents[owns_row]`` to ``index.gather(1, row)[owns_row]``.
 

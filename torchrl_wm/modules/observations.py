@@ -46,7 +46,7 @@ def read(observations: Observations, key: NestedKey) -> Tensor:
     """The entry ``key``.
 
     Raises:
-        KeyError: where it is missing; the message names what is there.
+        KeyError: where it is missing; the message names the entries found.
     """
     value = observations.get(key, None)
     if value is None:

@@ -22,7 +22,7 @@ class ICEMPlanner(Planner):
     iteration. The defaults are those of the reference code.
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
         planning_horizon, optim_steps, num_candidates, top_k, reward_key, action_key: see
             :class:`~torchrl_wm.planners.Planner`. Default to 30, 3, 40 and 10.
 

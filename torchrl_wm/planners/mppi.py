@@ -23,7 +23,7 @@ class MPPIPlanner(Planner):
     0, which is a good one where rewards are negative.)
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
         advantage_module (callable, optional): a TorchRL value estimator; sequences in an environment
             are then judged by the ``advantage`` that it writes for their first step.
         temperature (float, optional): multiplies the returns. Defaults to ``1.0``.

@@ -139,7 +139,7 @@ class Planner(TensorDictModuleBase):
         written = self.simulator.encoding.in_keys if self.action_key is None else [self.action_key]
         self.out_keys = [*written, *carried]
 
-    # -- what is carried -------------------------------------------------------------------------
+    # -- carried entries -------------------------------------------------------------------------
     @property
     def carried_spec(self) -> Composite:
         """Unbatched spec of the entries carried from step to step; empty without a warm start."""

@@ -28,8 +28,8 @@ _BLOCK = 1024  # rows that a head reads at once: more would leave the cache betw
 class ModelSimulator(nn.Module):
     """Returns of action sequences in a world model, by its batched imagination on plain tensors.
 
-    Rewards are the means of the reward head at the imagined states. Where the model predicts a
-    continuation, what follows a state is weighted by it; the reward that arrives with it is not.
+    Rewards are the means of the reward head at the imagined states. A predicted
+    continuation weights everything after its state, but not the reward that arrives with the state.
 
     Args:
         model (WorldModel): with a reward head.
@@ -279,7 +279,7 @@ def make_simulator(
     A :class:`~torchrl_wm.envs.LearnedEnv` that only steps its model is simulated by the model itself.
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
 
     Keyword Args:
         discount, terminal_value (optional): see the two simulators.

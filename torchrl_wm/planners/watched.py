@@ -15,7 +15,7 @@ class Watched:
     ``TensorDict.to_module``, a new head), or the same ones in new memory.
 
     Args:
-        module (nn.Module): what is watched.
+        module (nn.Module): the watched module.
 
     Examples:
         >>> layer = nn.Linear(1, 1)

@@ -99,7 +99,7 @@ def make_autoencoder(
     """A world model whose latent is a learned code of the observation, for any spec.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed.
+        observation_spec (Composite): unbatched specs of the observations.
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:

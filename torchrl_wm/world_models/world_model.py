@@ -64,7 +64,7 @@ class WorldModel(TensorDictModuleBase):
         self.in_keys = [*encoder.in_keys, is_init_key, previous_action_key, *self.latent_keys]
         self.out_keys = list(self.latent_keys)
 
-    # -- what is carried ---------------------------------------------------------------------
+    # -- carried entries ---------------------------------------------------------------------
     @property
     def latent_keys(self) -> list[NestedKey]:
         """The entries carried from step to step."""

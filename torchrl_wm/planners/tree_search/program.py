@@ -196,7 +196,7 @@ class _Recorder(TorchDispatchMode):
         self.numbers += rows * columns if kind != instructions.BIAS else rows
 
     def reserve(self, count: int) -> int:
-        """Memory beside the rows."""
+        """Reserves memory besides the rows."""
         self.memory += count
         return self.memory - count
 
