@@ -1,4 +1,4 @@
-"""The console command ``torchrl-wm``: runs a recipe by its name."""
+"""The console command ``torchrl-wm``: runs a recipe by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The vocabulary: every default TensorDict entry, its shape and its meaning.
 
 Leading dimensions are written ``...`` (any number of them). A *step record* is one observation of an
-episode beside the action that led to it; a *transition* is TorchRL's row (observation, action, next).
+episode with the action that led to it; a *transition* is TorchRL's row (observation, action, next).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MASK = ("collector", "mask")
 
 # Latents --------------------------------------------------------------------------------------
 BELIEF = "belief"
-"""``[..., D]`` float: deterministic part of a recurrent latent."""
+"""``[..., D]`` float: the deterministic part of a recurrent latent."""
 
 STATE = "state"
-"""``[..., S]`` float: stochastic part of a latent; ``S = categoricals * classes`` when discrete."""
+"""``[..., S]`` float: the stochastic part of a latent; ``S = categoricals * classes`` when discrete."""
 
 HIDDEN = "hidden"
 """``[..., S]`` float: the hidden state of MuZero's model."""
@@ -45,7 +45,7 @@ REWARD_MEMORY = "reward_memory"
 """``[..., M]`` float: what a value prefix carries, see :class:`~torchrl_wm.modules.ValuePrefix`."""
 
 FRAMES = "frames"
-"""Nested, ``[..., K - 1, C, H, W]`` below it: the screens before the one that is observed."""
+"""Nested, ``[..., K - 1, C, H, W]`` below it: the frames before the one that is observed."""
 
 # What a model predicts ------------------------------------------------------------------------
 CONTINUATION = "continuation"
@@ -58,17 +58,17 @@ VALUE_UNITS = "value_units"
 """``[..., U]`` float: the critic's last hidden layer."""
 
 RAW_POLICY = "raw_policy"
-"""``[..., P]`` float: the numbers of the actor's last layer, such as means and deviations."""
+"""``[..., P]`` float: the outputs of the actor's last layer, such as means and deviations."""
 
 POLICY_LOGITS = "policy_logits"
 """``[..., A]`` float: unnormalised log-probabilities of a policy head."""
 
 # Search --------------------------------------------------------------------------------------
 SEARCH_POLICY = "search_policy"
-"""``[..., A]`` float: the policy that a search improved, what a policy head learns."""
+"""``[..., A]`` float: the policy improved by a search, which a policy head learns."""
 
 ROOT_VALUE = "root_value"
-"""``[..., 1]`` float: the value that a search found for its root."""
+"""``[..., 1]`` float: a search's value of its root."""
 
 SAMPLED_ACTIONS = "sampled_actions"
 """``[..., S, A]`` float: the encoded actions that a search of sampled actions considered at its root."""
@@ -90,14 +90,14 @@ POLICY_VERSION = "policy_version"
 
 # Targets of an unrolled model ----------------------------------------------------------------
 BOOTSTRAP_VALUE = "bootstrap_value"
-"""``[..., 1]`` float: the value of a record in which a return ends."""
+"""``[..., 1]`` float: the value of a record that a return bootstraps from."""
 
 VALUE_TARGET = ("target", "value")
 """``[..., 1]`` float: the return of a record, zero past the end of the episode."""
 
 REWARD_TARGET = ("target", "reward")
-"""``[..., 1]`` float: the reward that arrives with a record, zero past the end; or the sum of those
-since the root or the last reset, where a model predicts value prefixes."""
+"""``[..., 1]`` float: the reward that arrives with a record, zero past the end; for a model that predicts
+value prefixes the sum of the rewards since the root or the last reset."""
 
 UNROLL_ACTION = ("target", "action")
 """``[..., A]`` float: the encoded action that leads to a record, drawn at random past the end."""
@@ -116,17 +116,17 @@ OBSERVED_MASK = ("target", "observed_mask")
 
 # Prioritised replay --------------------------------------------------------------------------
 PRIORITY = "priority"
-"""``[..., 1]`` float: how much a record is worth drawing; infinite until it was trained on."""
+"""``[..., 1]`` float: the sampling priority of a record; infinite until it is first trained on."""
 
 PRIORITY_WEIGHT = "priority_weight"
-"""``[...]`` float: importance weight of a drawn row, at most 1."""
+"""``[...]`` float: the importance weight of a drawn row, at most 1."""
 
 # Planning -------------------------------------------------------------------------------------
 PLAN = "plan"
-"""``[..., H, A]`` float: the plan of this step, normalised and flat; zeros where there is none."""
+"""``[..., H, A]`` float: the plan of this step, in normalised flat actions; zeros where there is none."""
 
 PLAN_ELITES = "plan_elites"
-"""``[..., E, H, A]`` float: the best sequences of this step, best first, in the form of the plan."""
+"""``[..., E, H, A]`` float: the best sequences of this step, best first, in the same form."""
 
 BOOKKEEPING = (
     IS_INIT,

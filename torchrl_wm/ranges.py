@@ -1,4 +1,4 @@
-"""Ranges of the numbers that options take, and the error for a number outside."""
+"""Ranges of numeric options, and the error for a number outside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """Finite numbers from ``low`` to ``high``, but for those that are ``excluded``."""
+    """Finite numbers from ``low`` to ``high``, except those that are ``excluded``."""
 
     low: float
     high: float = math.inf
@@ -31,7 +31,7 @@ class Range(NamedTuple):
         """Checks options by their names.
 
         Raises:
-            ValueError: names the option, what it is, and what it may be.
+            ValueError: names the option, its value and the valid range.
 
         Examples:
             >>> COUNT.check(num_envs=4, action_repeat=0)

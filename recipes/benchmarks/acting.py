@@ -38,7 +38,7 @@ def filtering_collector(num_envs: int) -> Collector:
 
 
 def bare_collector(num_envs: int) -> Collector:
-    """A collector whose policy is a perceptron on the observation."""
+    """A collector whose policy is an MLP on the observation."""
     env = gymnasium("CartPole-v1", num_envs=num_envs)
     network = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), nn.Linear(64, 2), _Choice())
     return _collector(env, TensorDictModule(network, ["observation"], ["action"]))

@@ -14,6 +14,7 @@ from torchrl_wm.objectives import (
     ActorLoss,
     CriticLoss,
     Imagination,
+    LatentOvershooting,
     Reinforce,
     ReplayCriticLoss,
     SeparateKL,
@@ -98,12 +99,30 @@ def test_in_keys_are_all_that_is_needed_and_out_keys_all_that_is_written(name):
     entries = [*loss.in_keys, *(["noise"] if name == "world_model" else [])]
     out = loss(batch.select(*entries))
     torch.testing.assert_close(losses(out), losses(make(name)(batch)))
-    written = set(out.keys()) - {"kl"}
-    assert written == set(loss.out_keys)
+    assert set(out.keys()) == set(loss.out_keys)
     assert all(value.shape == () for value in losses(out).values())
     for key in loss.in_keys:
         with pytest.raises(Exception):  # noqa: B017 (which one depends on who reads the entry)
             loss(batch.exclude(key).select(*entries, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ({}, {"overshooting": LatentOvershooting(2)}),
+        ({"use_continuation": False}, {}),
+        ({"use_reconstruction": False}, {"squash_reward": True}),
+    ],
+)
+def test_the_world_model_loss_writes_its_out_keys_whatever_its_parts(model, options):
+    observations, sizes = Composite(joints=Unbounded(4)), {"belief_size": 8, "units": 8}
+    model = make_rssm(observations, Composite(action=OneHot(3)), state_size=2, **sizes, **model)
+    batch = rows().set("joints", torch.randn(2, 4, 4))
+    loss = WorldModelLoss(model, SeparateKL(), **options)
+    out = loss(batch)
+    assert set(out.keys()) == set(loss.out_keys)
+    assert len(loss.out_keys) == len(set(loss.out_keys))
+    assert out["kl"].shape == () and not out["kl"].requires_grad
 
 
 @every_loss

@@ -1,4 +1,4 @@
-"""What Dreamer v1, v2 and v3 share: a world model, an actor and a critic that learn from each other."""
+"""The base of Dreamer v1, v2 and v3: a world model, an actor and a critic."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Dreamer(Algorithm):
     imagination_starts: int
 
     def _step(self, **losses: Tensor) -> None:
-        """One step of each named optimiser, which trains its own parameters and only those.
+        """One step of each named optimiser on its loss; each trains only its own parameters.
 
-        All gradients are taken before any weight moves. Frozen parameters stay as they are.
+        All gradients are taken before any weight changes. Frozen parameters are not trained.
         """
         for name, loss in losses.items():
             groups = self.optimizers[name].param_groups
@@ -51,21 +51,21 @@ class Dreamer(Algorithm):
         return results(losses)
 
     def _adams(self, rates: Mapping[str, float], **options) -> dict[str, TensorFlowAdam]:
-        """An optimiser of its own for each named part, with that learning rate."""
+        """One optimiser for each named part, with its learning rate."""
         return {
             name: TensorFlowAdam(getattr(self, name).parameters(), rate, **options)
             for name, rate in rates.items()
         }
 
     def _slow_update(self, tau: float, every: int = 1) -> SlowUpdate | None:
-        """What moves the slow critic, where there is one."""
+        """The updater of the slow critic, if there is one."""
         if not self.critic_loss.use_ema_critic:
             return None
         return SlowUpdate(self.critic_loss, tau=tau, every=every)
 
     @staticmethod
     def start_mask(records: TensorDictBase, rows: TensorDictBase) -> None:
-        """Padded steps among ``records [B, T]`` start no imagination: their rows are masked in place."""
+        """Masks, in place, the rows imagined from steps of ``records [B, T]`` that are padding."""
         mask = records.get(keys.MASK, None)
         if mask is not None:
             rows.set(keys.MASK, mask.reshape(1, -1).expand(rows.batch_size))

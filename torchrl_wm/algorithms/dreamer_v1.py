@@ -1,7 +1,7 @@
 """Dreamer v1 (https://arxiv.org/abs/1912.01603), as in the author's TensorFlow 2 code.
 
-Differs from that code: every imagined trajectory draws latent noise of its own, and sequences start from
-the latents in the replay instead of zeros.
+Differs from that code: every imagined trajectory draws its own latent noise, and sequences start from the
+latents in the replay instead of zeros.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WORLD_MODEL = {
     "reward_layers": 2,
     "continuation_layers": 3,
 }
-"""What the world model's factory leaves open, whatever the size."""
+"""Defaults of the world model for every size."""
 
 SIZES = {
     "paper": {"belief_size": 200, "hidden_size": 200, "state_size": 30, "units": 400, "depth": 32},
@@ -63,33 +63,51 @@ class DreamerV1(Dreamer):
         observation_spec, action_spec (Composite): unbatched specs.
 
     Keyword Args:
-        world_model (callable, optional): makes the world model from the specs; whatever it leaves
-            open is set as in Dreamer v1. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        world_model (callable, optional): makes the world model from the specs; parameters that it names
+            and does not set are those of Dreamer v1. Defaults to
+            :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps, at least 2. Defaults to ``15``.
-        imagination_starts (int, optional): how many of the last steps of each sequence imagination
-            starts from; ``0`` for all. Defaults to ``0``.
+        imagination_starts (int, optional): number of last steps of each sequence that imagination starts
+            from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``3.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
-        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
-            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
-        use_continuation (bool, optional): learn when episodes end; the reference leaves it off in
-            dm_control, where they do not. Defaults to ``True``.
+        reconstruction_scale (float, optional): weight of the observations; above 1 for vectors that are
+            small compared with the unit variance of their likelihood. Defaults to ``1.0``.
+        use_continuation (bool, optional): learn when episodes end; the reference turns it off in
+            dm_control, where they do not terminate. Defaults to ``True``.
         continuation_scale (float, optional): weight of that term. Defaults to ``10.0``.
         use_reconstruction, use_symlog (optional): see ``make_rssm``.
         use_ema_critic (bool, optional): take targets from a slow critic. Defaults to ``False``.
         critic_ema_decay (float, optional): share of the slow critic kept. Defaults to ``0.98``.
         entropy (float, optional): weight of the policy's entropy. Defaults to ``0.0``.
-        exploration_noise (float, optional): standard deviation of the noise on continuous actions,
-            probability of a random one where they are discrete. Defaults to ``0.3``.
+        exploration_noise (float, optional): standard deviation of the noise on continuous actions; for
+            discrete actions the probability of a random one. Defaults to ``0.3``.
         world_model_lr, actor_lr, critic_lr (float, optional): learning rates.
         grad_clip (float, optional): largest norm of each gradient. Defaults to ``100.0``.
         units (int, optional): size of the layers of actor and critic; that of the preset where
             ``None``. Defaults to ``None``.
-        actor_layers, critic_layers (int, optional): their numbers of layers.
+        actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``4`` and ``3``.
         device (torch.device, optional): where the parameters live.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown size or divergence.
+        TypeError: for a spec or a world model's factory that is not supported, or exploration noise on
+            a mixture of continuous and discrete actions.
+
+    Examples:
+        >>> from torchrl.data import Bounded, Composite, Unbounded
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=Bounded(-1, 1, (2,)))
+        >>> agent = DreamerV1(*specs, size="small", imagination_horizon=3)
+        >>> sample = agent.world_model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> for key in ("is_init", "is_last", "terminated"):
+        ...     sample[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> sample["reward"], sample["previous_action"] = torch.zeros(2, 9, 1), torch.zeros(2, 9, 2)
+        >>> metrics, latents = agent.update(sample)
+        >>> latents["belief"].shape
+        torch.Size([2, 8, 128])
     """
 
     @checks_options
@@ -183,11 +201,13 @@ class DreamerV1(Dreamer):
             self.slow_update.step()
         return results(model_losses, actor_losses, critic_losses)
 
-    def _starts(self, latents: TensorDictBase, records: TensorDictBase):
-        """As in every Dreamer, but where ends are learned nothing is imagined to follow them.
+    def _starts(
+        self, latents: TensorDictBase, records: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDictBase]:
+        """As in every Dreamer, but with learned ends nothing is imagined to follow them.
 
-        The reference leaves the last step of each of its sequences out, which end with their episode;
-        those of a replay of step records also end within.
+        In the reference every sequence ends with its episode, so its last step is dropped. Here
+        episodes also end in mid-sequence, so terminal steps are masked too.
         """
         if self.world_model.continuation_head is None:
             return super()._starts(latents, records)

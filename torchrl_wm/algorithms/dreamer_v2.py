@@ -42,7 +42,7 @@ WORLD_MODEL = {
     "reward_layers": 4,
     "continuation_layers": 4,
 }
-"""What the world model's factory leaves open, whatever the size."""
+"""Defaults of the world model for every size."""
 
 SIZES = {
     "paper": {
@@ -72,18 +72,19 @@ class DreamerV2(Dreamer):
         observation_spec, action_spec (Composite): unbatched specs.
 
     Keyword Args:
-        world_model (callable, optional): makes the world model from the specs; whatever it leaves
-            open is set as in Dreamer v2. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        world_model (callable, optional): makes the world model from the specs; parameters that it names
+            and does not set are those of Dreamer v2. Defaults to
+            :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"paper"`` or ``"small"``.
         imagination_horizon (int, optional): imagined steps, at least 2. Defaults to ``15``.
-        imagination_starts (int, optional): how many of the last steps of each sequence imagination
-            starts from; ``0`` for all. Defaults to ``0``.
+        imagination_starts (int, optional): number of last steps of each sequence that imagination starts
+            from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``0.99``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): floor of the average divergence. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
-        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
-            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
+        reconstruction_scale (float, optional): weight of the observations; above 1 for vectors that are
+            small compared with the unit variance of their likelihood. Defaults to ``1.0``.
         use_continuation (bool, optional): learn when episodes end. Defaults to ``True``.
         reward_scale, continuation_scale (float, optional): weights of the terms. Default to ``1.0``.
         squash_reward (bool, optional): learn the tanh of the reward (Atari). Defaults to ``False``.
@@ -101,8 +102,24 @@ class DreamerV2(Dreamer):
         weight_decay (float, optional): share of the weights lost in each step. Defaults to ``1e-6``.
         units (int, optional): size of the layers of actor and critic; that of the preset where
             ``None``. Defaults to ``None``.
-        actor_layers, critic_layers (int, optional): their numbers of layers.
+        actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``4``.
         device (torch.device, optional): where the parameters live.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown size, divergence or gradient.
+        TypeError: for a spec or a world model's factory that is not supported.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=OneHot(2))
+        >>> agent = DreamerV2(*specs, size="small", imagination_horizon=3)
+        >>> sample = agent.world_model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> for key in ("is_init", "is_last", "terminated"):
+        ...     sample[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> sample["reward"], sample["previous_action"] = torch.zeros(2, 9, 1), torch.zeros(2, 9, 2)
+        >>> metrics, latents = agent.update(sample)
+        >>> latents["state"].shape
+        torch.Size([2, 8, 256])
     """
 
     @checks_options
@@ -203,7 +220,7 @@ class DreamerV2(Dreamer):
         return results(model_losses, behaviour)
 
     def _behaviour(self, latents: TensorDictBase, sample: TensorDictBase) -> TensorDict:
-        """Losses of actor and critic on what is imagined from the latents of ``sample``."""
+        """Losses of actor and critic on trajectories imagined from the latents of ``sample``."""
         latents, records = self._starts(latents, sample[:, 1:])
         start = None
         if self.world_model.continuation_head is not None:

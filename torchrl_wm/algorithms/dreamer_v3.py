@@ -1,7 +1,7 @@
 """DreamerV3 (https://arxiv.org/abs/2301.04104), as in the authors' current code.
 
 Differs from the paper: the return scale starts at 0 and the policy has no uniform share, as in the code.
-Differs from the code: sequences are drawn uniformly, the newest ones are not trained on first once more.
+Differs from the code: sequences are drawn uniformly, without first training on the newest ones.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def sizes(name: str) -> dict[str, int]:
 
 
 def autocast_dtype(precision: str) -> torch.dtype:
-    """The dtype of the matrix products called ``"float32"`` or ``"bfloat16"``.
+    """The dtype of matrix products in a precision, ``"float32"`` or ``"bfloat16"``.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another precision.
     """
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"Unknown precision {precision!r}; expected 'float32' or 'bfloat16'.")
@@ -83,20 +83,21 @@ class DreamerV3(Dreamer):
         observation_spec, action_spec (Composite): unbatched specs.
 
     Keyword Args:
-        world_model (callable, optional): makes the world model from the specs; whatever it leaves
-            open is set as in DreamerV3. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        world_model (callable, optional): makes the world model from the specs; parameters that it names
+            and does not set are those of DreamerV3. Defaults to
+            :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"tiny"``, ``"size1m"`` to ``"size400m"``.
         imagination_horizon (int, optional): imagined steps. Defaults to ``15``.
-        imagination_starts (int, optional): how many of the last steps of each sequence imagination
-            starts from; ``0`` for all. Defaults to ``0``.
+        imagination_starts (int, optional): number of last steps of each sequence that imagination starts
+            from; ``0`` for all. Defaults to ``0``.
         discount (float, optional): discount of one step. Defaults to ``1 - 1 / 333``.
         contdisc (bool, optional): learn the discount as part of the continuation, as the published
             runs do; otherwise it multiplies the predicted continuations. Defaults to ``True``.
         lambda_ (float, optional): mixture of the lambda return. Defaults to ``0.95``.
         free_bits (float, optional): free nats of both divergence terms. Defaults to ``1.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
-        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
-            are small, such as angles in radians. Defaults to ``1.0``.
+        reconstruction_scale (float, optional): weight of the observations; above 1 for small vectors,
+            such as angles in radians. Defaults to ``1.0``.
         use_reconstruction, use_symlog (bool, optional): see ``make_rssm``. Default to ``True``.
         use_ema_critic (bool, optional): regularise towards a slow critic. Defaults to ``True``.
         critic_ema_decay (float, optional): share of the slow critic kept when it moves. Defaults to

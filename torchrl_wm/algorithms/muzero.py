@@ -37,7 +37,7 @@ from torchrl_wm.world_models import Evaluation, WorldModel, make_muzero
 
 
 class MuZero(Algorithm):
-    """A model that predicts rewards, values and policies, and a search in it that acts and teaches.
+    """A model that predicts rewards, values and policies, and a search in it that acts and makes targets.
 
     Args:
         observation_spec, action_spec (Composite): unbatched specs.
@@ -48,19 +48,20 @@ class MuZero(Algorithm):
         planner (callable, optional): makes the search from the world model and ``discount``. Defaults
             to :class:`~torchrl_wm.planners.SearchPolicy` with its defaults.
         simulator (callable or str, optional): makes a stateless environment (or its import path,
-            ``"package.module:function"``), in which is searched instead of in the model: AlphaZero,
-            with ``unroll_steps=0``. Defaults to none.
-        frame_stack (int, optional): screens of successive steps that are seen together. Defaults to 4
-            where screens are observed; boards, vectors and what a simulator shows are not stacked.
-        two_players (bool, optional): two sides take turns in the environment, which says ``to_play``
-            and whose values and rewards are those of the side to move. Defaults to ``False``.
+            ``"package.module:function"``) to search in instead of the model; with ``unroll_steps=0``
+            this is AlphaZero. Defaults to none.
+        frame_stack (int, optional): number of successive frames that are stacked. Defaults to 4 where
+            frames are observed; boards, vectors and observations of a simulator are not stacked.
+        two_players (bool, optional): two sides take turns in the environment, which writes ``to_play``;
+            values are those of the side to move, rewards those of the side that moved. Defaults to
+            ``False``.
         discount (float, optional): discount of one step. Defaults to ``0.997``.
         td_steps (int, optional): rewards in a return before it is bootstrapped. Defaults to ``10``.
         auto_td_steps (int, optional): updates after which the returns of old records are one reward
             shorter (EfficientZero); 0 keeps ``td_steps``. Defaults to ``0``.
         unroll_steps (int, optional): steps over which the model is unrolled. Defaults to ``5``.
-        use_mcts_targets (bool, optional): bootstrap from the values that searches found; if not, from
-            the target network. Defaults to ``True``.
+        use_mcts_targets (bool, optional): bootstrap from the searches' values, otherwise from the target
+            network. Defaults to ``True``.
         target_update_every (int, optional): updates between two copies to the target network.
             Defaults to ``100``.
         reanalyze_ratio (float, optional): share of each batch that is searched again. Defaults to
@@ -68,17 +69,16 @@ class MuZero(Algorithm):
         priority_alpha (float, optional): exponent of the priorities; 0 samples uniformly. Defaults to
             ``0.0``.
         priority_beta (float, optional): exponent of the importance weights. Defaults to ``1.0``.
-        temperature_decay (int, optional): updates in the middle of which the temperature of MuZero's
-            rule falls to a half of what it was, and after three quarters to a quarter; 0 leaves it.
-            Defaults to ``0``.
+        temperature_decay (int, optional): length of the schedule in updates: the temperature is
+            halved after 50 % of it and quartered after 75 %; 0 keeps it constant. Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
         value_scale (float, optional): weight of the value. Defaults to ``0.25``.
         use_value_prefix (bool, optional): learn sums of rewards instead of rewards. Defaults to
             ``False``.
-        value_prefix_horizon (int, optional): steps after which the sums begin anew, in training and in
-            the search. Defaults to ``5``.
-        use_consistency (bool, optional): compare predicted hidden states with those of the
-            observations that came. Defaults to ``False``.
+        value_prefix_horizon (int, optional): steps after which the sums restart, in training and in the
+            search. Defaults to ``5``.
+        use_consistency (bool, optional): compare predicted hidden states with those of the observations
+            that followed. Defaults to ``False``.
         consistency_scale (float, optional): weight of that term. Defaults to ``2.0``.
         use_reconstruction (bool, optional): decode observations. Defaults to ``False``.
         reconstruction_scale (float, optional): weight of that term. Defaults to ``1.0``.
@@ -90,13 +90,14 @@ class MuZero(Algorithm):
         device (torch.device, optional): where the parameters live.
 
     Raises:
-        ValueError: for a search with another discount, or a decay of a temperature that it has not.
-        TypeError: for a world model that predicts no values, or a planner that is no search.
+        ValueError: if the planner's discount differs, ``temperature_decay`` is set for a rule without
+            a temperature, ``frame_stack`` is given with a simulator, or an option is out of range.
+        TypeError: if the world model predicts no values or ``planner`` is not a SearchPolicy.
 
     Examples:
         >>> from torchrl.data import OneHot, Unbounded
         >>> specs = Composite(observation=Unbounded(4)), Composite(action=OneHot(2))
-        >>> search = partial(SearchPolicy, num_simulations=4, executor="reference")
+        >>> search = partial(SearchPolicy, num_simulations=4, executor="reference", trace=False)
         >>> agent = MuZero(*specs, planner=search, support=20)
         >>> td = agent.world_model.initial([3]).update({"observation": torch.randn(3, 4)})
         >>> td = td.update({"is_init": torch.ones(3, 1).bool(), "previous_action": torch.zeros(3, 2)})
@@ -198,13 +199,12 @@ class MuZero(Algorithm):
 
     def _make_policies(self, planner, simulator, discount: float) -> None:
         _check_planner(planner, discount)
-        searched, options = (
-            self.world_model,
-            {"discount": -discount if self.two_players else discount},
-        )
-        if simulator is not None:  # which says itself what a step is worth, and to whom
-            searched, options = self._true_model(simulator, discount), {}
-        make_search = partial(planner or SearchPolicy, searched, **options)
+        make_search = planner or SearchPolicy
+        if simulator is None:
+            signed = -discount if self.two_players else discount
+            make_search = partial(make_search, self.world_model, discount=signed)
+        else:  # which has discounts and turns of its own
+            make_search = partial(make_search, self._true_model(simulator, discount))
         self.search = make_search()
         act = partial(SearchingPolicy, self.world_model, frames=self.frames)
         self.policy = act(self.search, version=self._version)
@@ -221,13 +221,13 @@ class MuZero(Algorithm):
         return updates
 
     def replay_options(self) -> dict[str, Any]:
-        """What the replay stores for this agent, and how it samples: arguments of ``StepReplay``.
+        """Arguments of ``StepReplay``: what the replay stores for this agent, and how it samples.
 
-        Its ``observation_keys`` are :func:`~torchrl_wm.envs.recorded_keys` of the environment: searches of
-        old records and the signs of two players need the rules.
+        Its ``observation_keys`` should be the environment's :func:`~torchrl_wm.envs.recorded_keys`:
+        searches of old records and the signs of two players need the rules.
         """
         targets = self.targets
-        # The values that returns end in are those of so many steps later; no others are read.
+        # Returns bootstrap from the values that many steps later; no others are read.
         earliest = self.root + (1 if targets.auto_td_steps else targets.td_steps)
         ends = slice(0, 0) if self.use_mcts_targets else slice(earliest, None)
         fill = BootstrapValues(self._target_values, length=targets.length, evaluated=ends)
@@ -259,11 +259,11 @@ class MuZero(Algorithm):
         return losses.detach().set("grad_norm", norm.detach()), self._notes(sample, priority)
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
-        """The same as :meth:`update`: all that learns is the world model."""
+        """Same as :meth:`update`: only the world model is trained."""
         return self.update(sample)
 
     def _notes(self, sample: TensorDictBase, priority: Tensor) -> TensorDict | None:
-        """Fresh priorities and search statistics of rows 1 to T, masked where nothing is new."""
+        """Fresh priorities and search statistics of rows 1 to T, masked where there are none."""
         if not (self.reanalyze_ratio or self.use_priorities):
             return None
         rows, first = sample[:, 1:], self.root - 1
@@ -335,7 +335,7 @@ def _make_world_model(factory, observation_spec, action_spec, chosen) -> WorldMo
 
 
 def _set_temperature(agent: MuZero, _: Any = None) -> None:
-    """After an update, or after a state was loaded: the schedule follows the number of updates."""
+    """Sets the scheduled temperature for the number of updates, after one or after loading a state."""
     if agent.temperature_decay:
         share = agent._version() / agent.temperature_decay
         factor = 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
@@ -344,7 +344,7 @@ def _set_temperature(agent: MuZero, _: Any = None) -> None:
 
 
 def _check_planner(planner: Any, discount: float) -> None:
-    """It has to make a search, and may not contradict the agent's discount."""
+    """Checks that the planner makes a search and does not contradict the agent's discount."""
     made = getattr(planner, "func", planner)
     if isinstance(made, type) and not issubclass(made, SearchPolicy):
         raise TypeError(

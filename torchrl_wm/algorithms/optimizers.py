@@ -1,4 +1,4 @@
-"""The optimisers of the reference codes, where neither torch nor TorchRL has them."""
+"""Optimisers of the reference codes that neither torch nor TorchRL has."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torchrl.trainers.algorithms import DreamerV3Optimizer
 class TensorFlowAdam(torch.optim.AdamW):
     """Adam whose epsilon is added before the bias correction (PlaNet, Dreamer v1 and v2).
 
-    TensorFlow divides by ``sqrt(v) + eps``, torch by ``sqrt(v / (1 - beta2^t)) + eps``: at the first step
-    the same ``eps`` weighs 31 times as much in TensorFlow. Weight decay multiplies the weights by
-    ``1 - weight_decay`` in every step, whatever the learning rate is, as Dreamer v2 does.
+    TensorFlow divides by ``sqrt(v) + eps``, torch by ``sqrt(v / (1 - beta2^t)) + eps``: in the first step
+    the same ``eps`` counts 31 times as much in TensorFlow. Weight decay multiplies the weights by
+    ``1 - weight_decay`` in every step, independent of the learning rate, as in Dreamer v2.
 
     Args:
         parameters (iterable): parameters to optimise.
@@ -61,10 +61,10 @@ class TensorFlowAdam(torch.optim.AdamW):
 
 
 class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
-    """TorchRL's optimiser of DreamerV3, with the decoupled weight decay that the reference code offers.
+    """TorchRL's optimiser of DreamerV3, with the decoupled weight decay of the reference code.
 
-    Each step also takes ``lr * weight_decay`` of the weights of before, ``lr`` being the learning rate of
-    that step of the warm-up. Vectors (biases, scales of norms) do not decay.
+    Each step also subtracts ``lr * weight_decay`` times the weights before the step, with the learning
+    rate of that step of the warm-up. Vectors (biases, scales of norms) do not decay.
 
     Args:
         parameters (iterable): parameters to optimise.
@@ -87,7 +87,7 @@ class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step. The decay is of the weights that the gradient was taken at."""
+        """One step. The decay is that of the weights at which the gradient was taken."""
         decayed = []
         for group in self.param_groups if self.weight_decay else ():
             warmup = (

@@ -1,4 +1,4 @@
-"""Which values the options of an algorithm may have."""
+"""The valid values of the options of the algorithms."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ RANGES: dict[str, Range] = {
 
 
 def checks_options(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor of an algorithm, which refuses numbers out of their range before anything is built.
+    """Decorates the constructor of an algorithm to refuse numbers out of range before anything is built.
 
-    ``None`` is left to the constructor.
+    ``None`` is passed on unchecked.
 
     Raises:
-        ValueError: names the option, what it is, and what it may be.
+        ValueError: names the option, its value and the valid range.
 
     Examples:
         >>> class Algorithm:

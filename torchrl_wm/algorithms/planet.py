@@ -1,10 +1,10 @@
 """PlaNet (https://arxiv.org/abs/1811.04551): a world model and a planner, no actor and no critic.
 
-With a feed-forward ensemble and iCEM in their places it is a PETS-style agent
+With a feed-forward ensemble and iCEM instead of these it is a PETS-style agent
 (https://arxiv.org/abs/1805.12114).
 
 Differs from the reference code: sequences start from the latents in the replay instead of zeros, and
-are drawn evenly over all of it instead of half from the newest episodes.
+are drawn uniformly from all of it instead of half from the newest episodes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORLD_MODEL = {
     "prior_layers": 1,
     "members": 5,
 }
-"""What the world model's factory leaves open, whatever the size; ensembles are for feed-forward ones."""
+"""Defaults of the world model for every size; ``members`` applies to feed-forward ones."""
 
 SIZES = {
     "planet": {
@@ -65,37 +65,42 @@ PLANNER = {"planning_horizon": 12, "optim_steps": 10, "num_candidates": 1000, "t
 
 
 class PlaNet(Algorithm):
-    """A world model trained on what it saw, and a planner that acts in it.
+    """A world model trained on the replay, and a planner that acts by planning in it.
 
     Args:
         observation_spec, action_spec (Composite): unbatched specs.
 
     Keyword Args:
-        world_model (callable, optional): makes the world model from the specs; whatever it leaves
-            open is set as in PlaNet. Defaults to :func:`~torchrl_wm.world_models.make_rssm`.
+        world_model (callable, optional): makes the world model from the specs; parameters that it names
+            and does not set are those of PlaNet. Defaults to
+            :func:`~torchrl_wm.world_models.make_rssm`.
         size (str, optional): preset of all sizes, ``"planet"`` or ``"small"``.
         planner (callable, optional): makes the planner from the world model. Defaults to
             :class:`~torchrl_wm.planners.CEMPlanner` with PlaNet's sizes.
-        free_bits (float, optional): nats of each step that the divergence may have for nothing.
-            Defaults to ``3.0``.
+        free_bits (float, optional): free nats of the divergence in each step. Defaults to ``3.0``.
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
-        reconstruction_scale (float, optional): weight of the observations; more than 1 where vectors
-            are small beside the unit variance of their likelihood. Defaults to ``1.0``.
+        reconstruction_scale (float, optional): weight of the observations; above 1 for vectors that are
+            small compared with the unit variance of their likelihood. Defaults to ``1.0``.
         reward_scale (float, optional): weight of the rewards. Defaults to ``10.0``.
         use_continuation (bool, optional): learn when episodes end, and plan with it; the reference
             leaves it off. Defaults to ``False``.
         continuation_scale (float, optional): weight of that term. Defaults to ``1.0``.
-        overshooting_distance (int, optional): steps over which predictions are held against the
-            posteriors, at least 2; 0 leaves it off, as the reference does. Defaults to ``0``.
+        overshooting_distance (int, optional): steps over which predictions are compared with the
+            posteriors, at least 2; 0 turns it off, as in the reference. Defaults to ``0``.
         overshooting_scale (float, optional): weight of that term. Defaults to ``1.0``.
         use_reconstruction, use_symlog (optional): see ``make_rssm``.
         image_bits (int, optional): bits of each colour that the model sees. Defaults to ``5``.
         exploration_noise (float, optional): standard deviation of the noise on continuous actions
-            while collecting, in half ranges of bounded ones; probability of a random one where they
-            are discrete. Defaults to ``0.3``.
+            while collecting, in half ranges of bounded ones; for discrete actions the probability of a
+            random one. Defaults to ``0.3``.
         world_model_lr (float, optional): learning rate. Defaults to ``1e-3``.
         grad_clip (float, optional): largest norm of the gradient. Defaults to ``1000.0``.
         device (torch.device, optional): where the parameters live.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown size or divergence.
+        TypeError: for a ``planner`` that makes no Planner, for a spec or a world model's factory that is
+            not supported, or exploration noise on a mixture of continuous and discrete actions.
 
     Examples:
         >>> from torchrl.data import Bounded, Unbounded
@@ -182,5 +187,5 @@ class PlaNet(Algorithm):
         return results(losses)
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
-        """Same as :meth:`update`: there is nothing but the world model."""
+        """Same as :meth:`update`: only the world model is trained."""
         return self.update(sample)

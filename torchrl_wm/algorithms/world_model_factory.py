@@ -20,12 +20,12 @@ def build_world_model(
     action_spec: Composite,
     defaults: Mapping[str, Any],
 ) -> WorldModel:
-    """Calls a world model factory with an algorithm's defaults for whatever it names.
+    """Calls a world model's factory with an algorithm's defaults for the parameters that it names.
 
-    What a ``functools.partial`` sets already is kept; without a factory an RSSM is made.
+    Arguments already set by a ``functools.partial`` are kept; without a factory an RSSM is made.
 
     Raises:
-        TypeError: for a factory that takes any option and names none.
+        TypeError: for a factory with ``**options`` that names none of the defaults.
     """
     factory = make_rssm if factory is None else factory
     chosen = factory.keywords if isinstance(factory, partial) else {}

@@ -20,8 +20,8 @@ def write_array(path: Path, tensor: Tensor, chunks: Sequence[Tensor] | None = No
     Args:
         path (Path): the .npy file.
         tensor (Tensor): where the rows come from.
-        chunks (sequence of Tensor, optional): row indices, written one after the other; so a large
-            memory map needs no copy in RAM. Defaults to all rows.
+        chunks (sequence of Tensor, optional): row indices, written one chunk after the other, so that a
+            large memory map needs no copy in RAM. Defaults to all rows.
 
     Returns:
         int: CRC-32 of the bytes.
@@ -39,7 +39,7 @@ def write_array(path: Path, tensor: Tensor, chunks: Sequence[Tensor] | None = No
     total = sum(len(chunk) for chunk in chunks)
     header = {"descr": "|u1", "fortran_order": False, "shape": (total, width)}
     crc = 0
-    with path.open("wb") as file:  # not through a mapping: a full disk would end the process
+    with path.open("wb") as file:  # not memory-mapped: a full disk would kill the process
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             piece = as_bytes(tensor[chunk])
@@ -49,16 +49,16 @@ def write_array(path: Path, tensor: Tensor, chunks: Sequence[Tensor] | None = No
 
 
 def read_array(path: Path, crc: int) -> Tensor:
-    """Maps the uint8 ``[rows, bytes]`` of :func:`write_array`, if their CRC-32 is ``crc``.
+    """Memory-maps the uint8 ``[rows, bytes]`` of :func:`write_array` after comparing their CRC-32.
 
     Raises:
-        FileNotFoundError: names the missing file.
-        ValueError: names the damaged file.
+        FileNotFoundError: if the file is missing; the message names it.
+        ValueError: if the file is damaged; the message names it.
     """
     if not path.exists():
         raise FileNotFoundError(f"The file {path} of the checkpoint is missing.")
     try:
-        # Copy on write: the tensor may be written to, the file may not.
+        # Copy on write: the tensor can be written to without changing the file.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}.") from error

@@ -1,4 +1,4 @@
-"""The values that returns end in, for records that no search has seen, too."""
+"""The values that returns bootstrap from, also for records that no search has evaluated."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NO_POSITIONS = slice(0, 0)
 
 
 class BootstrapValues(Transform):
-    """Adds to sampled records the values that returns end in: ``bootstrap_value``.
+    """Adds ``bootstrap_value`` to sampled records: the values that returns bootstrap from.
 
-    That is what the search found, ``root_value``, but for the final records of truncated episodes,
-    which nobody has searched: those are evaluated by a network. So are the records at the positions
-    ``evaluated``, as by MuZero's target network in Reanalyze (https://arxiv.org/abs/2104.06294).
+    That is the search's ``root_value``, except for the final records of truncated episodes, which were
+    never searched: those are evaluated by a network. So are the records at the positions ``evaluated``,
+    as by the target network of MuZero Reanalyze (https://arxiv.org/abs/2104.06294).
 
     Args:
         evaluate (callable): records ``[N]`` to values ``[N, 1]``.

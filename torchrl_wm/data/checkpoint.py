@@ -1,4 +1,4 @@
-"""Checkpoints of a replay that copy no rows: cursors, checksums, and what may change."""
+"""Checkpoints of a replay without copies of its rows: cursors, checksums, and entries that may change."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class ReplayCheckpoint:
     """Saves and restores a :class:`~torchrl_wm.data.StepReplay`.
 
     Memory-mapped rows stay where they are. As records are only appended, and the rings have
-    ``slack`` slots more than can be sampled, everything that a checkpoint can see is still in place
-    when a run is killed later; a checkpoint holds the counts, a checksum of each block of rows, and
-    copies of what can
-    change: the entries written by the policy, the generations, the state of the sampler's
-        generator. Rows in RAM are copied too. Nothing is pickled; everything is checked before
-        anything is restored.
+    ``slack`` slots more than can be sampled, everything that a checkpoint refers to is still in place
+    when the run is killed later. A checkpoint holds the counts, a checksum of each block of rows, and
+    copies of what can change: the entries written by the policy, the generations and the state of the
+    sampler's generator. Rows in RAM are copied too. Nothing is pickled; everything is checked before
+    anything is restored.
 
     Args:
         replay (StepReplay): the replay; it uses this class through its ``save`` and ``load``.
@@ -60,7 +59,11 @@ class ReplayCheckpoint:
         return self.replay.scratch_dir / "written.npy"
 
     def claim_scratch_dir(self) -> None:
-        """Before the first row is written: refuses a folder with the rows of another replay."""
+        """Before the first row is written: refuses a folder with the rows of another replay.
+
+        Raises:
+            FileExistsError: if there are such rows.
+        """
         if self.rows_dir is None:
             return
         if self.rows_dir.exists() and any(self.rows_dir.iterdir()):
@@ -74,7 +77,7 @@ class ReplayCheckpoint:
         )
 
     def note_written(self) -> None:
-        """Notes how far each ring was ever written, for runs that are killed."""
+        """Records how far each ring was ever written, for runs that are killed."""
         if self._written is not None:
             self._written[:] = np.maximum(self._written, self.writer.counts.numpy())
 
@@ -142,7 +145,7 @@ class ReplayCheckpoint:
         return [leaf for key, leaf in rows.items() if key not in self.replay.policy_keys]
 
     def _row_chunks(self, size: int = 4096) -> list[Tensor]:
-        """The rows that can be sampled, environment after environment in the order of time."""
+        """The rows that can be sampled, environment by environment, in the order of time."""
         chunks = []
         counts = zip(self.writer.counts.tolist(), self.writer.sampleable().tolist(), strict=True)
         for environment, (last, length) in enumerate(counts):
@@ -157,15 +160,15 @@ class ReplayCheckpoint:
 
         Raises:
             FileNotFoundError: for a missing file of the checkpoint or of the rows.
-            ValueError: for a damaged file, or a checkpoint of a replay that was built otherwise;
-                names it.
+            ValueError: for a damaged file, or the checkpoint of a replay that was built differently; the
+                message names it.
             RuntimeError: when more records than the slack were written since.
         """
         state = self._read_state(path)
         rows = self._attach(state, path)
         counts = torch.tensor(state["counts"])
         before = self._counts()["counts"]
-        self.writer.counts = counts  # the checks below read the rings as they were
+        self.writer.counts = counts  # the checks below read the rings as they were then
         try:
             arrays = self._verified(state, path, rows)
         except BaseException:
@@ -223,7 +226,7 @@ class ReplayCheckpoint:
         return state
 
     def _attach(self, state: dict[str, Any], path: Path) -> dict[NestedKey, Tensor]:
-        """The stored leaves: those of this replay, else mapped from their files or made anew."""
+        """The stored leaves: those of this replay, mapped from their files, or newly made."""
         layout = {_key(e["key"]): (e["dtype"], tuple(e["shape"])) for e in state["entries"]}
         if not layout:
             return {}
@@ -265,7 +268,7 @@ class ReplayCheckpoint:
     def _verified(
         self, state: dict[str, Any], path: Path, rows: dict[NestedKey, Tensor]
     ) -> dict[str, Tensor]:
-        """The copied arrays, after every checksum was found right."""
+        """The copied arrays, once every checksum matched."""
         files = state["files"]
         arrays = {name: read_array(path / f"{name}.npy", crc) for name, crc in files.items()}
         if rows and self.rows_dir is not None:

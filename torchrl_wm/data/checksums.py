@@ -27,7 +27,7 @@ def checksum(tensors: Iterable[Tensor], start: int = 0) -> int:
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """``[N, ...]`` of any dtype as its bytes, flat uint8."""
+    """The bytes of a tensor ``[N, ...]`` of any dtype, as flat uint8."""
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
@@ -35,7 +35,7 @@ class RowChecksums:
     """Checksums of the append-only rows of a replay, one for each block of an environment.
 
     A record never changes once it is written, so the checksum of a whole block is computed once and
-    kept; only the incomplete blocks at both ends of the window are computed at each call.
+    kept; only the incomplete blocks at both ends of the window are computed in each call.
 
     Args:
         block (int, optional): records in a block. Defaults to 256.
@@ -59,7 +59,7 @@ class RowChecksums:
         return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
 
     def window(self, leaves: Sequence[Tensor], writer: RingWriter) -> list[list[Range]]:
-        """For each environment the checksums of the records that can be sampled."""
+        """The checksums of the records that can be sampled, for each environment."""
         known, out = {}, []
         for environment, (last, size) in enumerate(
             zip(writer.counts.tolist(), writer.sampleable().tolist(), strict=True)
@@ -80,7 +80,7 @@ class RowChecksums:
     def mismatch(
         self, sums: list[list[Range]], leaves: Sequence[Tensor], writer: RingWriter
     ) -> tuple[int, int, int] | None:
-        """The first environment and range of records whose rows are not what they were, or None."""
+        """The first environment and range of records whose rows have changed, or None."""
         known = {}
         for environment, ranges in enumerate(sums):
             for a, b, value in ranges:

@@ -17,19 +17,19 @@ Codec = torch.dtype | int
 class LatentCompression(Transform):
     """Encodes latents on their way into a replay buffer and decodes them to float32 on the way out.
 
-    A one-hot latent takes a byte per variable (DreamerV3: 32 bytes instead of 4,096) and comes back
-    exactly; the zeros of rows without a latent come back as zeros. Straight-through samples, which
+    A one-hot latent takes a byte per variable (DreamerV3: 32 bytes instead of 4,096) and is restored
+    exactly; the zeros of rows without a latent are restored as zeros. Straight-through samples, which
     are one-hot up to rounding, are stored as the one-hot they stand for. ``torch.float32`` stores
-    unchanged.
+    values unchanged.
 
     Args:
         codecs (mapping of NestedKey to torch.dtype or int): for each latent entry the float dtype
             to store, or its number of classes where it is one-hot.
 
     Raises:
-        TypeError: for a codec that is neither.
-        ValueError: for a latent that is not one-hot or does not fit into the dtype; names the
-            entry.
+        TypeError: for a codec that is neither a dtype nor a number of classes.
+        ValueError: for a latent that is not one-hot or does not fit into the dtype; the message names
+            the entry.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -73,7 +73,7 @@ class LatentCompression(Transform):
         return stored
 
     def decode(self, key: NestedKey, stored: Tensor) -> Tensor:
-        """Back to ``[..., D]`` float32."""
+        """The latent ``[..., D]`` as float32, from its stored form."""
         codec = self.codecs[unravel_key(key)]
         if isinstance(codec, int):
             classes = torch.arange(1, codec + 1, dtype=stored.dtype, device=stored.device)
@@ -87,7 +87,7 @@ class LatentCompression(Transform):
         return tensordict
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        # Runs on the way into a buffer, on a shallow copy: what the caller holds stays as it is.
+        # Runs on the way into a buffer, on a shallow copy: the caller's TensorDict is not changed.
         for key in self.codecs:
             tensordict.set(key, self.encode(key, tensordict.get(key)))
         return tensordict

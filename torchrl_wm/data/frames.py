@@ -1,4 +1,4 @@
-"""Stacks of frames in sampled sequences, of frames that are stored once."""
+"""Stacking frames in sampled sequences, so that a replay stores each frame once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torchrl_wm.modules.frame_stack import FrameStack
 
 
 class StackedFrames(Transform):
-    """Replaces the screens of sampled sequences by stacks with those of the rows before.
+    """Replaces the frames of sampled sequences by stacks that include those of the rows before.
 
-    The first ``frames.count - 1`` rows have no full stack and are there for those after them.
+    The first ``frames.count - 1`` rows have no full stack; they only supply frames to later ones.
 
     Args:
-        frames (FrameStack): what is stacked, the one that acts.
+        frames (FrameStack): the stack that the policy acts with.
 
     Keyword Args:
         length (int): records in a sequence.

@@ -17,12 +17,12 @@ _TRIES = 8
 class PrioritizedSequenceSampler(SequenceSampler):
     """Draws sequences by the priority of one of their records, the *root*.
 
-    The priority is an entry of the records, ``[..., 1]``, so it is written, written back and
-    checkpointed with them and this sampler keeps no state. An infinite one, that of a record not yet
-    trained on, counts as the largest of the others. Final records are no roots: nothing was done there.
+    The priority is an entry of the records, ``[..., 1]``, so it is written, updated and checkpointed
+    with them and this sampler keeps no state. An infinite priority, that of a record not yet trained on,
+    counts as the largest finite one. Final records are not roots: no action was taken there.
 
-    A sample by priority goes once over the priorities of all records; an even one over none. Beside the
-    rows it gives ``priority_weight``, the importance weight of each sequence.
+    Sampling by priority reads the priorities of all records once; uniform sampling reads none. Besides
+    the rows it gives ``priority_weight``, the importance weight of each sequence.
 
     Args:
         writer (RingWriter): the writer of the same buffer.
@@ -30,8 +30,9 @@ class PrioritizedSequenceSampler(SequenceSampler):
 
     Keyword Args:
         root (int, optional): position of the root in its sequence. Defaults to ``0``.
-        alpha (float, optional): 0 draws evenly, 1 in proportion to the priorities. Defaults to ``0.6``.
-        beta (float, optional): 0 corrects nothing, 1 everything. Defaults to ``0.4``.
+        alpha (float, optional): 0 draws uniformly, 1 in proportion to the priorities. Defaults to
+            ``0.6``.
+        beta (float, optional): 0 corrects nothing, 1 corrects fully. Defaults to ``0.4``.
 
     Raises:
         ValueError: for a length below 1, a root outside the sequence, or exponents out of [0, 1].
@@ -83,9 +84,9 @@ class PrioritizedSequenceSampler(SequenceSampler):
         return self._rows(first, environment), {keys.PRIORITY_WEIGHT: weights}
 
     def _draw(self, storage: Storage, count: int) -> tuple[Tensor, Tensor]:
-        """Sequences drawn evenly among those whose root is not final."""
+        """Sequences drawn uniformly among those whose root is not final."""
         first, environment = super()._draw(storage, count)
-        # Few roots are final: it is faster to draw again than to look for all the others.
+        # Few roots are final: it is faster to redraw than to list all the others.
         for _ in range(_TRIES):
             final = self._final(storage)[self._root_row(first, environment)]
             if not final.any():
@@ -123,7 +124,7 @@ class PrioritizedSequenceSampler(SequenceSampler):
         return storage._storage.get(keys.IS_LAST)[: self.writer.slots * self.writer.num_envs, 0]
 
     def _roots(self, storage: Storage) -> Tensor:
-        """Whether a row may be a root, of all rows, ``[slots * E]``."""
+        """Whether each row may be a root, ``[slots * E]``."""
         writer = self.writer
         begins = (writer.counts - writer.sampleable() + self.root) % writer.slots
         roots = torch.zeros(writer.slots, writer.num_envs, dtype=torch.bool)

@@ -17,17 +17,16 @@ Search = Callable[[TensorDictBase], TensorDictBase]
 class Reanalyze(Transform):
     """Searches again from the unrolled records of a share of the sampled sequences.
 
-    All of them are the roots of one batched search. What it finds replaces the search statistics in
-    the sample, with the present version; :meth:`StepReplay.write_back
-    <torchrl_wm.data.StepReplay.write_back>` then stores it where the row still holds the same record
+    All of them are the roots of one batched search. Its results replace the search statistics in the
+    sample, with the present version; :meth:`StepReplay.write_back
+    <torchrl_wm.data.StepReplay.write_back>` then stores them where the row still holds the same record
     and nothing newer.
 
     Args:
         search (callable): records ``[N]`` to a TensorDict ``[N]`` with the entries ``updated``.
 
     Keyword Args:
-        ratio (float): share of the sequences; they are drawn independently, so the first ones are as
-            good as any.
+        ratio (float): share of the sequences; the first ones are taken, as they are drawn independently.
         length (int): records in a sequence.
         root (int): position of the root in a sequence.
         unroll_steps (int): records after the root that are trained on.
@@ -77,7 +76,7 @@ class Reanalyze(Transform):
         chosen = torch.zeros(rows.shape, dtype=torch.bool)
         count = round(self.ratio * len(rows))
         chosen[:count, self.root : self.root + self.unroll_steps + 1] = True
-        # Neither the end of the root's episode, where nothing was done, nor what comes after it.
+        # Neither the final record of the root's episode, where no action was taken, nor anything later.
         last = required(rows, keys.IS_LAST).reshape(rows.shape)[:, self.root :].cpu()
         chosen[:, self.root :] &= ~last.cumsum(1).bool()
         if not chosen.any():

@@ -1,9 +1,9 @@
 """From the transitions of a collector to step records, the rows that sequence models read.
 
 Reads, per transition ``[E, T]``: the observations, ``is_init``, ``previous_action`` and
-``previous_reward`` at the root and under ``"next"``, the action, what the policy noted, and
-``("next", "done")``, ``("next", "terminated")``. Writes one record for each observation of an
-episode, the final one included, beside the action that led to it.
+``previous_reward`` at the root and under ``"next"``, the action, the entries written by the policy,
+``("next", "done")`` and ``("next", "terminated")``. Writes one record for each observation of an
+episode, the final one included, with the action that led to it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def step_records(
 ) -> TensorDict:
     """Converts collected transitions to step records, without any state between batches.
 
-    An episode of ``n`` transitions gives ``n + 1`` records. The final one has ``is_last`` True, its
-    ``terminated`` tells an end from a time limit, and as nothing was done there its action and
-    everything the policy notes (latents, log-probabilities, search statistics) are zero.
+    An episode of ``n`` transitions gives ``n + 1`` records. The final one has ``is_last`` True, and its
+    ``terminated`` tells an end from a time limit. As no action was taken there, its action and all
+    entries written by the policy (latents, log-probabilities, search statistics) are zero.
 
     Args:
         batch (TensorDictBase): ``[E, T]`` transitions, row ``e`` from environment ``e``, with the
@@ -52,7 +52,7 @@ def step_records(
         TensorDict: ``[N]`` records, all of environment 0 first, in the order of time.
 
     Raises:
-        KeyError: for a missing entry; names it and what is there.
+        KeyError: for a missing entry; the message names it and the entries found.
         ValueError: for a batch that is not ``[E, T]``, and where a done step is not followed by
             ``is_init``.
 
@@ -93,7 +93,11 @@ def step_records(
 
 
 def required(tensordict: TensorDictBase, key: NestedKey) -> Tensor:
-    """The entry ``key``, or a KeyError that names it and what is there."""
+    """The entry ``key``.
+
+    Raises:
+        KeyError: where it is missing; the message names it and the entries found.
+    """
     value = tensordict.get(key, None)
     if value is None:
         found = sorted(map(str, tensordict.keys(True, True)))
@@ -132,7 +136,7 @@ def _interleave(
     done: Tensor,
     kept: Tensor | None,
 ) -> dict[NestedKey, Tensor]:
-    """Puts final records behind those of their steps; entries absent from ``final`` get zeros."""
+    """Inserts final records after those of their steps; entries absent from ``final`` get zeros."""
     width = (done.long() + (1 if kept is None else kept.long())).flatten()
     behind = width.cumsum(0)
     total = int(behind[-1])

@@ -24,19 +24,17 @@ from torchrl_wm.ranges import COUNT
 
 
 class StepReplay:
-    """Stores what collectors deliver as step records and samples sequences of them.
+    """Stores collected batches as step records and samples sequences of them.
 
-    A sample is ``[B, T + 1]`` contiguous records of one environment each: row 0 trains nothing, its
-    latents are the carry of row 1 (unless row 1 ``is_init``). Beside the records it has ``index``
-    and ``index_generation``, with which :meth:`write_back` refreshes the stored latents.
+    A sample is ``[B, T + 1]`` contiguous records of one environment each: row 0 is not trained on, its
+    latents are the carry of row 1 (unless row 1 ``is_init``). Besides the records it has ``index`` and
+    ``index_generation``, with which :meth:`write_back` refreshes the stored latents.
 
-    Inside is :attr:`buffer`, a stock ``TensorDictReplayBuffer``; the example builds the same from
-    parts.
+    It wraps :attr:`buffer`, a stock ``TensorDictReplayBuffer``; the example builds the same from parts.
 
     Args:
-        capacity (int): records that can be sampled, of all environments together; the final
-            observation of an episode is a record of its own. Rounded up to a multiple of
-            ``num_envs``.
+        capacity (int): records that can be sampled, over all environments; the final observation of an
+            episode is a record of its own. Rounded up to a multiple of ``num_envs``.
         num_envs (int): environments in a batch of the collector.
         batch_size (int): ``B``, sequences in a sample.
         slice_length (int): ``T``, records to train on in each.
@@ -50,15 +48,20 @@ class StepReplay:
             stored as they are. Defaults to none.
         scratch_dir (str or Path, optional): folder of the memory-mapped rows; it must be empty,
             unless :meth:`load` is called before the first :meth:`extend`. Defaults to rows in RAM.
-        slack (int, optional): records that can be collected between two checkpoints, of all
-            environments together (the end of an episode gives two in one step); with memory-mapped
-            rows, which a checkpoint does not copy, the rings are that much longer. :meth:`extend`
-            refuses to write more, see :meth:`room`. Defaults to 0.
+        slack (int, optional): records that can be collected between two checkpoints, over all
+            environments (the end of an episode gives two in one step). With memory-mapped rows, which a
+            checkpoint does not copy, the rings are that much longer. :meth:`extend` refuses to write
+            more, see :meth:`room`. Defaults to 0.
         seed (int, optional): of the sampler's own generator. Defaults to the global generator.
         sampler (callable, optional): makes the sampler from the writer and the number of records in a
             sequence. Defaults to :class:`~torchrl_wm.data.SequenceSampler`, uniform over start positions.
-        transforms (sequence of Transform, optional): applied to what was sampled, ``[B * (T + 1)]``
-            records, after the latents were decoded; they keep the shape. Defaults to none.
+        transforms (sequence of Transform, optional): applied to the sampled ``[B * (T + 1)]`` records
+            after the latents are decoded; they keep the shape. Defaults to none.
+
+    Raises:
+        ValueError: for a count below 1, or a capacity that leaves an environment fewer records than one
+            sequence has.
+        TypeError: for an action spec without an encoding, or a codec of ``latents`` of the wrong type.
 
     Examples:
         >>> from torchrl.data import OneHot
@@ -138,7 +141,7 @@ class StepReplay:
     # -- writing ---------------------------------------------------------------------------------
 
     def extend(self, batch: TensorDictBase) -> None:
-        """Stores a batch ``[E, T]`` of a collector, all of it or nothing.
+        """Stores a collected batch ``[E, T]``, all of it or nothing.
 
         Raises:
             KeyError: for a missing entry.
@@ -173,11 +176,11 @@ class StepReplay:
     def write_back(self, sample: TensorDictBase, latents: TensorDictBase) -> int:
         """Replaces the stored latents of a sample by fresh ones.
 
-        Rows that were reused since sampling are skipped; of a row that is in the sample more than
-        once the last is kept.
+        Rows that were overwritten since sampling are skipped; of a row that is in the sample more than
+        once, the last occurrence is kept.
 
         Args:
-            sample (TensorDictBase): ``[B, T + 1]``, what :meth:`sample` gave (any device).
+            sample (TensorDictBase): ``[B, T + 1]``, as returned by :meth:`sample` (any device).
             latents (TensorDictBase): ``[B, T]``, for rows 1 to T: some or all of the latents and
                 extra entries. Rows whose :data:`~torchrl_wm.keys.MASK` is False are left alone; of
                 rows with a :data:`~torchrl_wm.keys.SEARCH_VERSION` the newest is kept, and none
@@ -187,8 +190,9 @@ class StepReplay:
             int: number of records replaced.
 
         Raises:
-            KeyError: for an entry that is not stored or is no note of the policy.
-            ValueError: for latents of another shape than the sample's rows 1 to T.
+            KeyError: for an entry that is not stored or that the policy does not write.
+            ValueError: for latents of another shape than the sample's rows 1 to T, or that their codec
+                cannot store, such as NaN.
         """
         mask = latents.get(keys.MASK, None)
         entries = dict(latents.exclude(keys.MASK).items(True, True))
@@ -214,7 +218,7 @@ class StepReplay:
         return result.updated_count
 
     def _kept(self, index: Tensor, mask: Tensor | None, version: Tensor | None) -> Tensor:
-        """Positions of ``index`` ``[N]`` to write: of each row one, of several the newest and last."""
+        """Positions of ``index`` ``[N]`` to write: one for each row, the newest, or last, of several."""
         kept = torch.arange(len(index)) if mask is None else mask.flatten().cpu().nonzero()[:, 0]
         if version is not None:
             version = version.flatten().cpu()
@@ -243,14 +247,14 @@ class StepReplay:
         return int(self.sampler.starts().sum()) >= self.batch_size
 
     def room(self) -> int | None:
-        """Records each environment can still write before a checkpoint is due; None for no limit.
+        """Records that each environment can still write before a checkpoint is due; None for no limit.
 
         A transition gives one record, and two where the episode ends.
         """
         return None if self.scratch_dir is None else self.writer.room()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of one record: ``observations``, ``latents`` and ``rest`` (with the generation).
+        """Bytes of one record: ``observations``, ``latents`` and ``rest`` (generation included).
 
         Raises:
             RuntimeError: before the first batch.
@@ -288,7 +292,7 @@ class StepReplay:
             )
 
     def _check_continued(self, records: TensorDictBase) -> None:
-        """An environment whose newest record is final must go on with the first of an episode."""
+        """Checks that an environment whose newest record is final continues with a new episode."""
         written = (self.writer.counts > 0).nonzero()[:, 0]
         if not len(written):
             return

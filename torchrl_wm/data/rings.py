@@ -20,13 +20,12 @@ _COUNTS = "counts.json"
 class RingWriter(TensorDictRoundRobinWriter):
     """Appends records to the ring of their environment: row = slot * environments + environment.
 
-    Successive records of one environment stand in successive slots, so a sequence is read by a
-    start and a length; slots are reused in a circle. Every row carries a generation, with which
-    :meth:`torchrl.data.ReplayBuffer.update_if_present` skips rows that were reused in the meantime.
+    Successive records of one environment are in successive slots, so a sequence is read by a start and
+    a length; slots are reused in a circle. Every row carries a generation, with which
+    :meth:`torchrl.data.ReplayBuffer.update_if_present` skips rows that were overwritten in the meantime.
 
-    Rows are only ever appended. With ``slack`` a ring is that much longer than what may be sampled,
-    so that many newer records leave everything that a checkpoint has seen in place (see
-    :meth:`protect`).
+    Rows are only ever appended. With ``slack`` a ring is longer than the window that may be sampled;
+    that many newer records leave everything that a checkpoint refers to in place (see :meth:`protect`).
 
     Args:
         num_envs (int): number of rings; the storage must hold a multiple of it.
@@ -64,7 +63,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         self._protected: Tensor | None = None
 
     def register_storage(self, storage) -> None:
-        """Takes the storage and cuts it into rings."""
+        """Attaches the storage and divides it into rings."""
         super().register_storage(storage)
         if storage.max_size % self.num_envs or self.slots <= self.slack:
             raise ValueError(
@@ -92,7 +91,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         return torch.arange(first, last) % self.slots * self.num_envs + environment
 
     def protect(self) -> None:
-        """From now on no record that can be sampled now may be overwritten."""
+        """Protects all records that can be sampled now from being overwritten."""
         self._protected = self.counts.clone()
 
     def room(self) -> int | None:
@@ -125,7 +124,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         self._check_entries(data)
         rank = self._rank(environment, added)
         index = (self.counts[environment] + rank) % self.slots * self.num_envs + environment
-        # Not through `set`'s own cursor, which would also count the length of a single ring.
+        # Bypasses the cursor of `set`, which assumes a single ring.
         self._storage.set(index, data, set_cursor=False)
         self._storage._set_last_cursor(index)
         self.counts = self.counts + added
@@ -156,7 +155,7 @@ class RingWriter(TensorDictRoundRobinWriter):
             )
 
     def _check_entries(self, data: TensorDictBase) -> None:
-        # A storage keeps the old values of entries that are missing, without a word.
+        # A storage silently keeps the old values of missing entries.
         if not self._storage.initialized:
             return
         stored, given = set(self._storage._storage.keys(True, True)), set(data.keys(True, True))
@@ -194,7 +193,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         return {**super().state_dict(), "counts": self.counts.tolist()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` gave."""
+        """Restores what :meth:`state_dict` returned."""
         super().load_state_dict(state_dict)
         self._restore(state_dict["counts"])
 
@@ -204,7 +203,7 @@ class RingWriter(TensorDictRoundRobinWriter):
         (Path(path) / _COUNTS).write_text(json.dumps(self.counts.tolist()))
 
     def loads(self, path: str | Path) -> None:
-        """Restores what :meth:`dumps` wrote; the storage is to be loaded first."""
+        """Restores what :meth:`dumps` wrote; load the storage first."""
         super().loads(path)
         self._restore(json.loads((Path(path) / _COUNTS).read_text()))
 

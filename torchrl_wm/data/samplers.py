@@ -16,10 +16,10 @@ class SequenceSampler(Sampler):
     """Draws start positions uniformly over all environments and reads on from there.
 
     Every start that leaves a whole sequence inside the newest ``writer.window`` records of its
-    environment is equally likely, so episodes count by their length, and sequences cross the ends
+    environment is equally likely, so episodes are weighted by their length, and sequences cross the ends
     of episodes (the records say where). The seam of a ring is invisible.
 
-    Random numbers come from the ``generator`` of the replay buffer, else from the global one.
+    Random numbers come from the ``generator`` of the replay buffer, or else from the global one.
 
     Args:
         writer (RingWriter): the writer of the same buffer.
@@ -91,7 +91,7 @@ class SequenceSampler(Sampler):
         return int(self.starts().sum())
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the state is in the writer and in the generator."""
+        """Empty: the state is that of the writer and the generator."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What an unrolled model is trained towards: returns, rewards, policies, and where they count."""
+"""The targets of an unrolled model: returns, rewards, policies, and the masks of where they count."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ class UnrolledTargets(Transform):
 
     A model is unrolled from record ``root`` of each sequence over ``unroll_steps`` actions. Past a
     termination it learns that nothing follows: value and reward 0, after random actions. Past a
-    truncation nothing is known and nothing is trained; the return itself goes on with the value of
-    the final observation (see :class:`~torchrl_wm.data.BootstrapValues`). Policies are trained where a
-    search left one.
+    truncation nothing is known and nothing is trained; the return bootstraps from the final observation
+    (see :class:`~torchrl_wm.data.BootstrapValues`). Policies are trained where a search stored one.
 
     Args:
         encoding (ActionEncoding): of the actions.
@@ -34,12 +33,12 @@ class UnrolledTargets(Transform):
         td_steps (int): rewards in a return before it is bootstrapped.
         discount (float): discount of one step.
         auto_td_steps (int, optional): updates after which the returns of old records are one reward
-            shorter, see :func:`~torchrl_wm.functional.steps_of_age`; the records say their
+            shorter, see :func:`~torchrl_wm.functional.steps_of_age`; needs the records'
             ``policy_version``. Defaults to ``0``, which keeps ``td_steps``.
-        version (callable, optional): the number of updates so far. Defaults to 0 for ever.
-        two_players (bool, optional): the records say ``to_play``. Defaults to ``False``.
-        value_prefix_horizon (int, optional): train towards sums of rewards that begin anew so often
-            (EfficientZero) instead of single rewards. Defaults to rewards.
+        version (callable, optional): the number of updates so far. Defaults to a constant 0.
+        two_players (bool, optional): the records have ``to_play``. Defaults to ``False``.
+        value_prefix_horizon (int, optional): train towards sums of rewards, restarted every so many steps
+            (EfficientZero), instead of single rewards. Defaults to single rewards.
 
     :attr:`length` records are needed: ``root + K + td_steps + 1``.
 
@@ -134,7 +133,7 @@ class UnrolledTargets(Transform):
         )
 
     def _rewards(self, rows: TensorDictBase, past: Tensor) -> Tensor:
-        """Rewards, or sums of rewards, of which there are none past the end."""
+        """Rewards, or sums of rewards; none are added past the end."""
         reward = self._scalar(rows, keys.REWARD).masked_fill(past, 0.0)
         if self.value_prefix_horizon is None:
             return reward
@@ -143,7 +142,7 @@ class UnrolledTargets(Transform):
         return reward.slice_scatter(sums, 1, after.start, after.stop)
 
     def _past(self, last: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
-        """Which records come after the episode of the root, and whether that was terminated."""
+        """Which records come after the root's episode, and whether that was terminated."""
         ends = last.clone()
         ends[:, : self.root] = False
         ended = ends.cumsum(1)

@@ -1,4 +1,4 @@
-"""Step records out of replay buffers of plain transitions that other code filled.
+"""Step records from replay buffers of plain transitions that other code filled.
 
 Reads ``[B, L]`` contiguous transition rows (observation, action, ``("next", ...)``), writes ``[B,
 L]`` step records; every shape is static, so the gather runs on any device and under
@@ -24,25 +24,23 @@ STEP_COUNT = "step_count"
 
 
 class StepRecords(Transform):
-    """Turns slices of transitions into step records, and refuses slices it cannot prove contiguous.
+    """Turns slices of transitions into step records; refuses slices that it cannot prove contiguous.
 
     A slice of ``length`` transitions gives ``length`` records. Record 0 belongs to row 0 and only
-    supplies
-    the carry: what led to it is unknown, so its ``previous_action`` and ``reward`` are zero, and so
-        is its ``is_init``. Records 1 and later train. Each end of an episode inside a slice adds
-        the final observation and pushes one record out at the tail. Rows are ordered by trajectory
-        id where there is one.
+    supplies the carry: what led to it is unknown, so its ``previous_action`` and ``reward`` are zero
+    and its ``is_init`` is False. Records 1 and later are trained on. Each end of an episode inside a
+    slice adds the final observation and pushes one record out at the tail. Rows are ordered by
+    trajectory id where there is one.
 
-    Beside the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
+    Besides the records of :func:`~torchrl_wm.data.step_records` it writes ``row`` (``[B, L]`` int64,
     the row of the slice) and ``owns_row`` (``[B, L]`` bool, False on final records, which have no
     row of their own): write back ``latents[owns_row]`` to ``index.gather(1, row)[owns_row]``.
 
     On a plain ``ReplayBuffer`` append it as a transform. On a ``TensorDictReplayBuffer`` call it on
-    the
-    sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks
-        every slice start ``is_init`` and every slice end ``done``), so it refuses this transform.
-        The marks do no harm in a sample handed over here, as neither ``is_init`` of row 0 nor
-        ``done`` of the last row is read.
+    the sample: that class writes the sampler's marks over a transform's output (``SliceSampler`` marks
+    every slice start ``is_init`` and every slice end ``done``), so it refuses this transform. The
+    marks do no harm in a sample passed to it by hand, as neither ``is_init`` of row 0 nor ``done`` of
+    the last row is read.
 
     Args:
         encoding (ActionEncoding): how actions become ``previous_action``.
@@ -56,9 +54,9 @@ class StepRecords(Transform):
         mask_key (NestedKey, optional): where present it must be True everywhere.
 
     Raises:
-        KeyError: for a missing entry; names it and what is there.
-        ValueError: for a ragged or padded batch (``strict_length=False``), and for rows that are
-            not proven to follow each other; names the entry that tells.
+        KeyError: for a missing entry; the message names it and the entries found.
+        ValueError: for a ragged or padded batch (``strict_length=False``), and for rows that are not
+            proven to follow each other; the message names the entry that shows it.
 
     Examples:
         >>> from torchrl.collectors import Collector
@@ -170,19 +168,23 @@ def gather_step_records(
 
     Returns:
         TensorDict: ``[B, L]`` records with ``row`` and ``owns_row``.
+
+    Raises:
+        KeyError: for a missing entry; the message names it and the entries found.
+        ValueError: for a reward of more than one number.
     """
     rows, order = _ordered(rows, trajectory_key)
     size, length = rows.shape
     done = required(rows, ("next", "done")).reshape(size, length)
     slot = torch.arange(length, device=done.device).expand(size, length).contiguous()
-    # A row stands as many records later as episodes have ended before it, one final record each.
+    # Each episode that ended before a row shifts it by one record, the final one.
     ended = done.long()
     position = slot + ended.cumsum(1) - ended
     row = torch.searchsorted(position, slot, right=True) - 1
     is_last = position.gather(1, row) != slot
     starts = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)
     is_init = starts.gather(1, row) & ~is_last
-    # What led to a record is the last transition before it: its own row's for a final record.
+    # The last transition before a record led to it: for a final record that of its own row.
     led = torch.where(is_last, row, (row - 1).clamp(min=0))
     unknown = is_init | (slot == 0)
 
@@ -216,7 +218,7 @@ def gather_step_records(
 def _ordered(
     rows: TensorDictBase, trajectory_key: NestedKey
 ) -> tuple[TensorDictBase, Tensor | None]:
-    """Rows sorted by trajectory id, those of one trajectory as they were, and the order."""
+    """Rows sorted stably by trajectory id, and the order."""
     trajectory = _row_value(rows, trajectory_key)
     if trajectory is None:
         return rows, None

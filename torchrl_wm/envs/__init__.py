@@ -1,4 +1,4 @@
-"""The real side: environments of the usual suites, and what a world model reads from them."""
+"""Real environments: those of the usual suites, and the entries that a world model reads from them."""
 
 from torchrl_wm.envs.board_games import ConnectFour, LineGame, TicTacToe
 from torchrl_wm.envs.custom import resolve_factory, wrap

@@ -14,7 +14,7 @@ from torchrl_wm import keys
 
 
 def winning_lines(height: int, width: int, length: int) -> Tensor:
-    """All straight and diagonal lines of a board, ``[L, H * W]``: ones at their squares.
+    """All straight and diagonal lines of a board, ``[L, H * W]``, with ones at their squares.
 
     Examples:
         >>> winning_lines(3, 3, 3).shape, winning_lines(6, 7, 4).shape
@@ -34,19 +34,19 @@ def winning_lines(height: int, width: int, length: int) -> Tensor:
 class LineGame(EnvBase):
     """Whoever first has a number of stones in a line wins: TicTacToe, Gomoku, Connect-Four.
 
-    The two sides take turns in one environment. It observes ``board`` bool ``[2, H, W]``, the stones of
-    the side to move and those of the other, ``to_play [1]`` and ``action_mask [A]``. The reward is the
-    mover's: 1 for a line. A move that is not allowed loses, with -1. A full board is a draw.
+    The two sides take turns in one environment. The observations are ``board`` bool ``[2, H, W]`` (the
+    stones of the side to move, then those of the other), ``to_play [1]`` and ``action_mask [A]``. The
+    reward is the mover's: 1 for a line, and -1 for an illegal move, which loses. A full board is a draw.
 
-    A step depends on its input alone, so any number of games of any batch size can be stepped at once.
+    A step depends on its input alone, so games of any batch size can be stepped at once.
 
     Args:
         height, width (int): of the board.
-        line (int): stones in a line that win.
+        line (int): number of stones in a winning line.
 
     Keyword Args:
-        gravity (bool, optional): an action is a column, in which the stone falls. Defaults to actions
-            that are squares, row by row.
+        gravity (bool, optional): an action is a column, and the stone falls to its lowest free square.
+            Otherwise actions are squares, row by row. Defaults to ``False``.
         device (torch.device, optional): where the boards live.
 
     Raises:
@@ -113,7 +113,7 @@ class LineGame(EnvBase):
         return TensorDict({k: v.reshape(*batch, *v.shape[1:]) for k, v in out.items()}, batch)
 
     def _square(self, taken: Tensor, action: Tensor) -> Tensor:
-        """Index of the square that each stone comes to ``[N]``."""
+        """Index ``[N]`` of the square where each stone ends up."""
         if not self.gravity:
             return action
         height, width = self.board_shape
@@ -142,7 +142,7 @@ class TicTacToe(LineGame):
 
 
 class ConnectFour(LineGame):
-    """Four in a line on 6 x 7 squares, stones fall; see :class:`LineGame`.
+    """Four in a line on 6 x 7 squares, with falling stones; see :class:`LineGame`.
 
     Examples:
         >>> ConnectFour().action_spec.n

@@ -1,4 +1,4 @@
-"""Environments of one's own, treated like those of the suites."""
+"""Custom environments, treated like those of the suites."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def wrap(
     categorical_actions: bool = False,
     **factory_kwargs: Any,
 ) -> TransformedEnv:
-    """Makes environments from a function of one's own and checks them.
+    """Makes environments from a custom function and checks them.
 
-    One is tried out first: its specs must hold and a world model must be able to read them.
+    One of them is tested first: its specs must hold and a world model must be able to read them.
 
     Args:
         factory (callable or str): returns one ``gymnasium.Env``, one dm_control ``Environment`` or
             one TorchRL ``EnvBase`` of batch size ``[]``; or its import path,
-            ``"package.module:function"``. It must make a new environment at every
-            call, and be picklable for ``"parallel"``.
-        num_envs (int, optional): number of environments side by side.
+            ``"package.module:function"``. It must make a new environment in every call, and be picklable
+            for ``"parallel"``.
+        num_envs (int, optional): number of environments in the batch.
         vectorization (str, optional): ``"serial"``, ``"parallel"``, or ``"gymnasium"`` for a
             ``gymnasium.Env``.
         action_repeat (int, optional): steps per decision; 1 for an ``EnvBase``.

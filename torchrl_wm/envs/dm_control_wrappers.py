@@ -23,9 +23,9 @@ class SeededDMControl(DMControlWrapper):
     termination only where the task ends them with a discount below one.
 
     Args:
-        env (dm_control Environment): what ``suite.load`` returned.
+        env (dm_control Environment): as returned by ``suite.load``.
         seed (int): seed of the run.
-        index (int): number of the environment among those that run side by side.
+        index (int): index of the environment in the batch.
         **kwargs: options of :class:`torchrl.envs.DMControlWrapper`.
     """
 
@@ -36,8 +36,8 @@ class SeededDMControl(DMControlWrapper):
 
     def _build_env(self, env: Any, **kwargs: Any) -> Any:
         env = super()._build_env(env, **kwargs)
-        # A renderer that is collected in a reference cycle waits for its own thread for ever, as the
-        # thread has just gone with the same cycle. Held from outside, it is freed in good order.
+        # A renderer that is collected in a reference cycle waits forever for its own thread, which was
+        # collected in the same cycle. A reference from outside makes it be freed in the right order.
         self.__dict__["_free"] = weakref.finalize(self, env.physics.free)
         self._free.atexit = False
         return env
@@ -61,7 +61,7 @@ class SeededDMControl(DMControlWrapper):
         if not (
             np.isfinite(self._bounds.minimum).all() and np.isfinite(self._bounds.maximum).all()
         ):
-            # Only tasks of one's own have them; those of the suite are bounded.
+            # Only custom tasks have them; those of the suite are bounded.
             raise ValueError(
                 f"The actions are not bounded ({self._bounds}) and cannot be rescaled."
             )
@@ -81,7 +81,7 @@ class SeededDMControl(DMControlWrapper):
         return np.clip(low + (unit + 1.0) * 0.5 * (high - low), low, high)
 
     def _set_seed(self, seed: int | None) -> None:
-        # The constructor of the parent seeds once; the log is not there yet, and seeds each reset.
+        # The parent's constructor seeds once, before the log exists; the log seeds each reset.
         if seed is not None and self.log is not None:
             self.log = EpisodeLog(seed, self.log.index)
 
@@ -106,7 +106,7 @@ class SeededDMControl(DMControlWrapper):
         return self.log.state()
 
     def set_episode_state(self, states: list[dict[str, torch.Tensor]]) -> str | None:
-        """Replays the stored episode of this environment; returns the fault, if there is one."""
+        """Replays the stored episode of this environment; returns the mismatch, if there is one."""
         state = states[self.log.index]
         actions = self.log.rewind(state)
         if not int(state["episode"]):

@@ -1,9 +1,9 @@
 """Episodes that can be continued exactly: seeded resets and a log of the actions since.
 
-No simulator has to offer a way to store its state. Every reset is seeded from (seed, environment
-index, episode number), so that the state is a function of the episode number and the actions taken
-since; both are small, plain numbers. To restore is to reset to that episode and take them again,
-and a checksum over everything observed tells whether the environment really is deterministic.
+The simulator need not be able to store its state. Every reset is seeded from (seed, environment index,
+episode number), so that the state is a function of the episode number and the actions taken since; both
+are small, plain numbers. To restore it, the environment is reset to that episode and the actions are
+replayed; a checksum over all observations tells whether the environment really is deterministic.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _SINGLE = "torchrl_wm_single"
 
 
 class NotReproducibleError(RuntimeError):
-    """An environment cannot be stored, or did not come back as it was stored."""
+    """An environment cannot be stored, or was not restored as it was stored."""
 
 
 class EpisodeLog:
-    """What one environment needs to remember in order to be rebuilt.
+    """The record from which one environment can be restored.
 
     Args:
         seed (int): seed of the run.
-        index (int): number of the environment among those that run side by side.
+        index (int): index of the environment in the batch.
 
     Examples:
         >>> log = EpisodeLog(seed=0, index=0)
@@ -64,7 +64,7 @@ class EpisodeLog:
                 self.checksum = zlib.crc32(np.ascontiguousarray(value).tobytes(), self.checksum)
 
     def record(self, action: np.ndarray) -> None:
-        """Notes an action that is about to be taken."""
+        """Records an action that is about to be taken."""
         self.actions.append(np.array(action))
 
     def state(self) -> WorkerState:
@@ -79,7 +79,7 @@ class EpisodeLog:
         return state
 
     def rewind(self, state: Mapping[str, Tensor]) -> np.ndarray:
-        """Goes back to just before the stored episode; returns the actions after its reset."""
+        """Rewinds to just before the stored episode; returns the actions after its reset."""
         self.seed = int(state["seed"])
         self.episode = max(int(state["episode"]) - 1, 0)
         actions = state.get("actions")
@@ -98,7 +98,7 @@ class EpisodeLog:
 def episode_state(env: EnvBase) -> dict[str, Tensor]:
     """Everything from which the simulators of an environment of this package can be restored.
 
-    The first call tries out, on two further environments, whether that works for this one.
+    The first call tests, on two further environments, whether that works for this one.
 
     Args:
         env (EnvBase): result of a factory of this package, also with transforms appended.
@@ -159,7 +159,7 @@ def restore_episode_state(env: EnvBase, state: Mapping[str, Tensor]) -> None:
     count = env.batch_size.numel()
     if sorted(workers) != list(range(count)):
         raise ValueError(f"The state is of {len(workers)} environments, but there are {count}.")
-    # Starts worker processes and fills the buffers of batched environments, which a step relies on.
+    # Starts worker processes and fills the buffers of batched environments, which a step needs.
     env.reset()
     faults = _call(env, "set_episode_state", [workers[index] for index in range(count)])
     faults = [fault for fault in faults if fault is not None]
@@ -183,10 +183,10 @@ def innermost(env: EnvBase) -> EnvBase:
 
 
 def remember_single(env: EnvBase, single: Callable[..., EnvBase]) -> None:
-    """Notes how one of the environments in ``env`` is made, so that it can be tried out later.
+    """Remembers how one of the environments in ``env`` is made, so that it can be tested later.
 
     Args:
-        env (EnvBase): environments side by side.
+        env (EnvBase): a batch of environments.
         single (callable): makes one of them from ``index=``.
 
     Examples:
@@ -197,12 +197,12 @@ def remember_single(env: EnvBase, single: Callable[..., EnvBase]) -> None:
 
 
 def _check_reproducible(env: EnvBase) -> None:
-    """Tries out once, on two further environments, whether episodes can be restored."""
+    """Tests once, on two further environments, whether episodes can be restored."""
     notes = innermost(env).__dict__
     if _FAULT not in notes and _SINGLE in notes:
         first, second = notes[_SINGLE](index=0), notes[_SINGLE](index=0)
         with torch.random.fork_rng(devices=[]):
-            # The second episode, since what leaks from one to the next shows in no first one.
+            # The second episode: state that leaks from one to the next does not show in the first.
             first.rollout(32, break_when_any_done=False)
             first.rollout(8)
         state = {name: torch.as_tensor(value) for name, value in first.get_episode_state().items()}

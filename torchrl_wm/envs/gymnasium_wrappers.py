@@ -1,4 +1,4 @@
-"""What the factories put around a gymnasium environment, innermost first."""
+"""The wrappers that the factories put around a gymnasium environment, innermost first."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class RepeatAction(gym.Wrapper):
 class AtariFrames(gym.Wrapper):
     """Frame skip with the maximum over the last two frames, no-op starts and resizing, for Atari.
 
-    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the screens that are
-    kept are drawn, and where an episode ends inside the skip, the screen shown is the final one.
+    Machado et al., "Revisiting the Arcade Learning Environment", 2018. Only the frames that are used
+    are rendered; where an episode ends inside the skip, the observation is the final frame.
 
     Args:
         env (gym.Env): ALE environment with ``frameskip=1``.
         repeat (int): frames per action.
         size (int): height and width of ``pixels``.
         grayscale (bool): one channel of luminance instead of three of colour.
-        noop_max (int): upper bound of the number of no-ops after a reset, drawn uniformly from 0.
+        noop_max (int): largest number of no-ops after a reset, which is drawn uniformly from 0.
     """
 
     def __init__(self, env: gym.Env, repeat: int, size: int, grayscale: bool, noop_max: int):
@@ -75,7 +75,7 @@ class AtariFrames(gym.Wrapper):
         for _ in range(int(self.unwrapped.np_random.integers(self.noop_max + 1))):
             _, _, terminated, truncated, info = self.env.step(0)
             if terminated or truncated:
-                # Without a seed: the same seed would run into the same end again.
+                # Without a seed: with the same seed the episode would end in the same way again.
                 _, info = self.env.reset(options=options)
         return self._observe(self._screen()), info
 
@@ -113,8 +113,8 @@ class PixelObservation(gym.ObservationWrapper):
 class TensorObservation(gym.ObservationWrapper):
     """Makes every leaf of the observation a float32 vector or a uint8 image ``[C, H, W]``.
 
-    Discrete leaves become one-hot vectors, scalars vectors of one number, arrays are flattened;
-    what is uint8 with two or three dimensions is an image. Dictionaries keep their entries.
+    Discrete leaves become one-hot vectors, scalars become vectors of one number, arrays are flattened;
+    uint8 arrays of two or three dimensions are images. Dictionaries keep their entries.
 
     Raises:
         TypeError: for a space without a tensor form; the message names the entry.
@@ -141,7 +141,7 @@ class SeededEpisodes(gym.Wrapper):
     Args:
         env (gym.Env): the environment.
         seed (int): seed of the run.
-        index (int): number of the environment among those that run side by side.
+        index (int): index of the environment in the batch.
 
     Examples:
         >>> env = SeededEpisodes(gym.make("CartPole-v1"), seed=0, index=0)
@@ -169,7 +169,7 @@ class SeededEpisodes(gym.Wrapper):
         space = self.action_space
         plain = isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete)
         self.log.record(action if plain else spaces.flatten(space, action))
-        if isinstance(space, spaces.Box):  # a number of shape [] comes as one of shape [1]
+        if isinstance(space, spaces.Box):  # a scalar action arrives with shape [1]
             action = np.reshape(action, space.shape)
         result = self.env.step(action)
         self.log.observe(result[0], np.float64(result[1]))
@@ -180,7 +180,7 @@ class SeededEpisodes(gym.Wrapper):
         return self.log.state()
 
     def set_episode_state(self, states: list[dict[str, torch.Tensor]]) -> str | None:
-        """Replays the stored episode of this environment; returns the fault, if there is one."""
+        """Replays the stored episode of this environment; returns the mismatch, if there is one."""
         state = states[self.log.index]
         actions = self.log.rewind(state)
         if not int(state["episode"]):
@@ -200,11 +200,11 @@ class SeededEpisodes(gym.Wrapper):
 
 
 def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | None) -> gym.Env:
-    """Puts the wrappers around an environment; an ``image_size`` asks for pixels.
+    """Puts the wrappers around an environment; with an ``image_size`` it observes pixels.
 
     Raises:
         TypeError: for observations and actions without a tensor form.
-        ValueError: for Box actions that are not bounded or no floats, and pixels that are not rendered.
+        ValueError: for Box actions that are not bounded or not floats, and pixels that are not rendered.
 
     Examples:
         >>> around(gym.make("Pendulum-v1"), seed=0, index=0, repeat=2, image_size=None).action_space
@@ -237,7 +237,7 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
 
 
 def _from_zero(env: gym.Env) -> gym.Env:
-    """Classes that are counted from another number than 0, which tensors do not know of."""
+    """Shifts discrete actions that do not start at 0, since tensor specs count from 0."""
     space, start = env.action_space, np.asarray(getattr(env.action_space, "start", 0))
     if not start.any():
         return env
@@ -262,7 +262,7 @@ def _check_actions(space: spaces.Space, name: str) -> None:
 
 
 def _renew_world(env: gym.Env) -> None:
-    """Gives a Box2D environment a new physics world: the order of contacts outlives its reset."""
+    """Gives a Box2D environment a new physics world: the order of contacts would survive a reset."""
     world = getattr(env, "world", None)
     if type(world).__name__ == "b2World" and hasattr(env, "_destroy"):
         env._destroy()

@@ -1,4 +1,4 @@
-"""Screens to observations: shrinking by area and moving the channels to the front."""
+"""Frames to observations: shrinking by area and moving the channels to the front."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 def area_resize(image: np.ndarray, size: int) -> np.ndarray:
     """Shrinks an image so that every new pixel is the mean of the area that it covers.
 
-    Thin objects (the ball of Pong) survive, which they do not under interpolation between pixels.
-    Each row and column is a weighted mean, so the whole is two matrix products.
+    Thin objects (the ball of Pong) survive, unlike under interpolation between pixels. Each row and
+    column is a weighted mean, so this takes two matrix products.
 
     Args:
         image (array): ``[H, W, C]`` uint8.
@@ -60,7 +60,7 @@ def _channels_are_last(first: int, second: int, third: int) -> bool:
 
 @lru_cache(maxsize=16)
 def _weights(old: int, new: int) -> np.ndarray:
-    """``[new, old]``: the share that each old pixel has in each new one; rows sum to one."""
+    """``[new, old]``: the share of each old pixel in each new one; rows sum to one."""
     edges = np.arange(new + 1) * (old / new)
     pixels = np.arange(old)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

@@ -25,11 +25,11 @@ _TRIES = 8  # draws to avoid final records, which are few
 class LearnedEnv(ModelBasedEnvBase):
     """Any world model as a TorchRL environment of any batch shape, for policies, losses and collectors.
 
-    The state is the latent. A step writes the latents of the next one, ``features``, the predicted
-    ``reward`` and, where the model has that head, ``continuation``, a probability to weigh with (it is
-    1 after a reset). Gradients flow from what is predicted back to actions, latents and parameters.
+    The state is the latent. A step writes the next latents, ``features``, the predicted ``reward`` and,
+    where the model has that head, ``continuation``, a probability to weight later rewards with (1 after
+    a reset). Gradients flow from the predictions back to actions, latents and parameters.
 
-    An episode ends where ``terminate_below`` says so; for a horizon append
+    Episodes end only through ``terminate_below``; for a horizon append
     :class:`torchrl.envs.StepCounter` with ``max_steps``.
 
     Args:
@@ -38,15 +38,14 @@ class LearnedEnv(ModelBasedEnvBase):
     Keyword Args:
         start (callable, TensorDictBase or ReplayBuffer, optional): where episodes begin: a function of
             a number of rows that returns latents ``[n]``, latents ``[...]`` from which rows are drawn
-            evenly, or a replay buffer that stores latents, of which rows are drawn evenly too (but for
+            uniformly, or a replay buffer that stores latents, whose rows are drawn uniformly too (except
             the final ones of step records, which no policy filtered). Defaults to zeros, the latents
-            before any observation.
-            Latents handed to ``reset`` go before it.
+            before any observation. Latents passed to ``reset`` take precedence.
         write_observations (bool, optional): decode the latents and write the observations under their
             own names, so that a policy of the real environment acts here: images as floats in [0, 1],
             and probabilities in place of binary numbers. Defaults to ``False``.
         terminate_below (float, optional): a continuation below it ends the episode. Defaults to
-            episodes without end.
+            episodes that never end.
         batch_size (sequence of int, optional): of a reset without a TensorDict. Defaults to ``()``.
 
     Raises:
@@ -144,7 +143,7 @@ class LearnedEnv(ModelBasedEnvBase):
         return self.start(batch.numel())
 
     def _describe(self, latents: TensorDictBase) -> TensorDictBase:
-        """Adds what is read off the latents, the observations where they are wanted."""
+        """Adds what is computed from the latents: features and, if requested, observations."""
         latents.set(FEATURES, self.world_model.features(latents))
         if self.write_observations:
             decoded = self.world_model.decode(latents).pop("decoded")

@@ -1,4 +1,4 @@
-"""One environment of each suite, made where it will live: the functions that workers call."""
+"""Functions that make one environment of each suite, called inside the workers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchrl_wm.envs.vectorize import assemble
 def make_gymnasium(
     id: str, *, seed: int, index: int, action_repeat: int, image_size: int | None, make_kwargs: dict
 ) -> Any:
-    """One gymnasium environment with its wrappers; ``image_size`` asks for pixels."""
+    """One gymnasium environment with its wrappers; with an ``image_size`` it observes pixels."""
     import gymnasium as gym
 
     from torchrl_wm.envs.gymnasium_wrappers import around
@@ -49,11 +49,11 @@ def make_dm_control(
 
     from torchrl_wm.envs.dm_control_wrappers import SeededDMControl
 
-    # A few tasks draw their model when they are made; the same seed gives the same model.
+    # A few tasks randomise their model on construction; the same seed gives the same model.
     task_kwargs = dict(task_kwargs, random=seed)
     env = suite.load(domain, task, task_kwargs=task_kwargs)
     if max_episode_steps is not None:
-        # The suite counts seconds; half a step less keeps rounding from adding a step.
+        # The suite's limit is in seconds; half a step less keeps rounding from adding a step.
         task_kwargs["time_limit"] = (max_episode_steps - 0.5) * env.control_timestep()
         env = suite.load(domain, task, task_kwargs=task_kwargs)
     return SeededDMControl(env, seed=seed, index=index, **wrapper_kwargs)
@@ -74,7 +74,7 @@ def assemble_gymnasium(
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
         singles = [partial(single, index=index) for index in range(num_envs)]
-        # TorchRL resets with a mask; an automatic reset would hide the final observation.
+        # TorchRL resets by mask; an automatic reset would hide the final observation.
         vector = SyncVectorEnv(singles, autoreset_mode=AutoresetMode.DISABLED)
         actions = vector.single_action_space
         if not isinstance(actions, spaces.Box | spaces.Discrete):

@@ -1,4 +1,4 @@
-"""What of an environment a world model models."""
+"""The entries of an environment that a world model models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SUPPORTED = "float vectors [D] and images [C, H, W] (uint8 or float)"
 def model_specs(env: EnvBase) -> tuple[Composite, Composite]:
     """The specs of one observation and one action, as the constructors of models take them.
 
-    Without the dimensions of the environment, bookkeeping entries
-    (:data:`torchrl_wm.keys.BOOKKEEPING`) and what a :class:`~torchrl.envs.TensorDictPrimer` adds.
+    They leave out the environment's batch dimensions, bookkeeping entries
+    (:data:`torchrl_wm.keys.BOOKKEEPING`) and the entries of a :class:`~torchrl.envs.TensorDictPrimer`.
 
     Args:
         env (EnvBase): any TorchRL environment.
@@ -29,8 +29,8 @@ def model_specs(env: EnvBase) -> tuple[Composite, Composite]:
 
     Raises:
         TypeError: for an entry that is not a tensor of numbers or has no encoding.
-        ValueError: for an entry of an unsupported shape, or when nothing is observed. Both name the
-            entry and list what is supported.
+        ValueError: for an entry of an unsupported shape, or when nothing is observed. Both messages name
+            the entry and list what is supported.
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium
@@ -54,10 +54,10 @@ def model_specs(env: EnvBase) -> tuple[Composite, Composite]:
 
 
 def recorded_keys(env: EnvBase) -> list[NestedKey]:
-    """The entries that a replay keeps of an environment: what is modelled, and the rules of a game.
+    """The entries of an environment that a replay stores: the observations, and the rules of a game.
 
-    The rules are ``to_play`` and ``action_mask``, where the environment says them. They hold in the final
-    state of an episode as in any other, so they are kept as observations are.
+    The rules are ``to_play`` and ``action_mask``, where the environment has them. They apply to the final
+    state of an episode too, so they are stored as observations are.
 
     Args:
         env (EnvBase): any TorchRL environment.

@@ -1,9 +1,9 @@
 """Factories: environments of the usual suites, ready for a world model.
 
-Every result has the batch size ``[num_envs]`` (also ``[1]``) and at its root the observations
-(float32 vectors or ``pixels`` uint8 ``[C, H, W]``), ``is_init``, ``step_count``,
-``previous_action`` and ``previous_reward``. Continuous actions lie in [-1, 1]; ``terminated`` is
-never set by a time limit.
+Every result has the batch size ``[num_envs]`` (``[1]`` for a single one) and at its root the
+observations (float32 vectors or ``pixels`` uint8 ``[C, H, W]``), ``is_init``, ``step_count``,
+``previous_action`` and ``previous_reward``. Continuous actions lie in [-1, 1]; a time limit never sets
+``terminated``.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ def gymnasium(
         num_envs (int, optional): number of environments side by side.
         vectorization (str, optional): ``"serial"`` (TorchRL, one process), ``"parallel"`` (TorchRL,
             one process per environment) or ``"gymnasium"`` (gymnasium's vector environment in one
-            process, the fastest where a step is cheap).
-        action_repeat (int, optional): steps per decision; rewards are summed, an end stops it.
+            process, the fastest where steps are cheap).
+        action_repeat (int, optional): steps per decision; rewards are summed, and the end of the episode
+            stops it.
         from_pixels (bool, optional): observe the rendered image, ``pixels``, and nothing else.
         image_size (int, optional): height and width of ``pixels``.
         seed (int, optional): seeds each reset, with the environment's index and episode number.
         max_episode_steps (int, optional): time limit in steps of the environment (not decisions).
             Defaults to the registered one.
         categorical_actions (bool, optional): discrete actions as indices instead of one-hot.
-        observation_scale (sequence of float, optional): factors of the entries of ``observation``,
-            which a likelihood of unit variance needs where they are small, such as angles in radians.
+        observation_scale (sequence of float, optional): factors of the entries of ``observation``; a
+            unit-variance likelihood needs them where entries are small, such as angles in radians.
         **make_kwargs: passed to ``gymnasium.make``.
 
     Raises:
-        ValueError: for an unknown id, whose close names the message lists, or an option out of range.
+        ValueError: for an unknown id (the message lists similar ones), or an option out of range.
         TypeError: for an option that the environment does not take, and for an observation without a
             tensor form; the message names the entry.
 
@@ -120,7 +121,8 @@ def atari(
 ) -> TransformedEnv:
     """Makes an Atari game of the Arcade Learning Environment.
 
-    Losing a life ends nothing. ``pixels`` is the maximum over the last two frames of a decision.
+    Losing a life does not end the episode. ``pixels`` is the maximum over the last two frames of a
+    decision.
 
     Args:
         game (str): ``"Pong"``, ``"pong"``, ``"ms_pacman"`` or ``"ALE/MsPacman-v5"``.
@@ -129,9 +131,9 @@ def atari(
         action_repeat (int, optional): frames per decision.
         image_size (int, optional): height and width; 64 for the Dreamers, 96 for MuZero.
         grayscale (bool, optional): one channel instead of three.
-        sticky_actions (float, optional): probability that a frame repeats the action before it;
-            0.25 in Machado et al., 2018.
-        noop_max (int, optional): at most so many no-ops after a reset.
+        sticky_actions (float, optional): probability that a frame repeats the previous action; 0.25 in
+            Machado et al., 2018.
+        noop_max (int, optional): largest number of no-ops after a reset.
         full_action_set (bool, optional): all 18 actions instead of the game's own.
         seed (int, optional): as in :func:`gymnasium`.
         max_episode_steps (int, optional): time limit in frames.
@@ -139,7 +141,7 @@ def atari(
         **make_kwargs: passed to ``gymnasium.make``, for example ``mode`` and ``difficulty``.
 
     Raises:
-        ValueError: for an unknown game, whose close names the message lists, or an option out of range.
+        ValueError: for an unknown game (the message lists similar ones), or an option out of range.
         TypeError: for an option that the environment does not take.
 
     Examples:
@@ -288,10 +290,10 @@ def _check_dm_control_task(domain: str, task: str) -> None:
 
 
 def _choose_renderer(needed: bool) -> None:
-    """Sets ``MUJOCO_GL`` to a renderer that this machine has, if nobody has chosen one."""
+    """Sets ``MUJOCO_GL`` to an installed renderer, unless it or a display is set."""
     if "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ:
         return
-    # dm_control binds its renderer when it is imported, for the whole life of the process.
+    # dm_control binds its renderer on import, for the lifetime of the process.
     if needed and "dm_control" in sys.modules:
         raise RuntimeError(
             "dm_control was imported without a renderer, so it cannot draw pixels. Set the "

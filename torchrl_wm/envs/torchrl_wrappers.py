@@ -1,4 +1,4 @@
-"""TorchRL environments of other people, with seeded episodes and the entries of this package."""
+"""Third-party TorchRL environments, with seeded episodes and the entries of this package."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torchrl_wm.envs.episodes import EpisodeLog, WorkerState
 class SeededTorchRL(TransformedEnv):
     """A TorchRL environment whose resets are seeded from (seed, index, episode).
 
-    Bounded actions are rescaled to [-1, 1], float64 entries become float32 and scalars get a
-    dimension. The environment's ``set_seed`` must determine all that is random in it.
+    Bounded actions are rescaled to [-1, 1], float64 entries become float32 and scalars get a dimension.
+    The environment's ``set_seed`` must determine all of its randomness.
 
     Args:
         env (EnvBase): environment of batch size ``[]``.
         seed (int): seed of the run.
-        index (int): number of the environment among those that run side by side.
+        index (int): index of the environment in the batch.
 
     Raises:
         ValueError: when the environment has a batch size.
@@ -72,7 +72,7 @@ class SeededTorchRL(TransformedEnv):
         return self.log.state()
 
     def set_episode_state(self, states: list[dict[str, torch.Tensor]]) -> str | None:
-        """Replays the stored episode of this environment; returns the fault, if there is one."""
+        """Replays the stored episode of this environment; returns the mismatch, if there is one."""
         state = states[self.log.index]
         actions = self.log.rewind(state)
         if not int(state["episode"]):
@@ -104,7 +104,7 @@ def _transforms(env: EnvBase) -> list[Transform]:
     transforms: list[Transform] = []
     scalars = _keys_of(env.full_observation_spec, lambda spec: not spec.shape)
     if scalars:
-        # What the environment reads back from the TensorDict must lose the dimension again.
+        # Entries that the environment reads back from the TensorDict must lose the dimension again.
         states = set(env.full_state_spec.keys(True, True))
         back = [key for key in scalars if key in states]
         transforms.append(_ScalarsToVectors(-1, in_keys=scalars, in_keys_inv=back))

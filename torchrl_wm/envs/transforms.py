@@ -1,4 +1,4 @@
-"""What led to an observation, written beside it by the environment."""
+"""The action and reward that led to an observation, written by the environment."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TAKEN = "_encoded_action"
 
 
 class PreviousStep(Transform):
-    """Writes the action and the reward that led to an observation at the root, beside it.
+    """Writes the action and the reward that led to an observation next to it, at the root.
 
-    Sequence world models read ``(previous action, observation)`` pairs. Written by the environment,
-    the pair is right with every policy (random warm-up included), under partial resets, and the
-    conversion of a batch to step records needs no state. After a reset both entries are zero.
+    Sequence world models read ``(previous action, observation)`` pairs. When the environment writes
+    them, the pairs are right for every policy (random warm-up included) and under partial resets, and
+    converting a batch to step records needs no state. After a reset both entries are zero.
 
-    The action is taken as the policy wrote it, before any transform of the environment rescales or
-    casts it; for that, this transform must be the last one that touches actions.
+    The action is that written by the policy, before any transform of the environment rescales or casts
+    it; therefore this transform must be the last one that changes actions.
 
     Args:
         action_key (NestedKey, optional): out-entry ``[..., A]`` float32: the flat encoding of ALL
@@ -68,14 +68,18 @@ class PreviousStep(Transform):
         return self._encode
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Not defined: stored transitions have lost which row came before."""
+        """Not defined: stored transitions do not tell which row came before.
+
+        Raises:
+            RuntimeError: always.
+        """
         raise RuntimeError(
             "PreviousStep works in environments only; for stored data use StepRecords."
         )
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        # The inverse runs from the policy inwards: here the action is still what the policy wrote,
-        # while `_step` would see it as rescaled by the transforms before this one.
+        # The inverse runs from the policy inwards: here the action is still as the policy wrote it, while
+        # `_step` would see it rescaled by the transforms before this one.
         return tensordict.set(_TAKEN, self.encode(tensordict))
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:

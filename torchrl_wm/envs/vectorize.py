@@ -1,4 +1,4 @@
-"""Several environments as one, with the entries that every world model reads."""
+"""Batches of environments, with the entries that every world model reads."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def assemble(
     *,
     base: EnvBase | None = None,
 ) -> TransformedEnv:
-    """Runs environments side by side and adds what the root of every environment carries.
+    """Runs a batch of environments and adds the entries that the root of every environment has.
 
     Args:
         single (callable or EnvBase): makes one environment from ``index=``; it must be picklable
             for ``"parallel"``.
         num_envs (int): number of environments.
-        vectorization (str): ``"serial"`` or ``"parallel"``; of no effect with ``base``.
-        action_repeat (int): what one decision counts, see :func:`action_repeat`.
-        base (EnvBase, optional): the ``num_envs`` environments, where they are batched already.
+        vectorization (str): ``"serial"`` or ``"parallel"``; ignored with ``base``.
+        action_repeat (int): simulator steps per decision, see :func:`action_repeat`.
+        base (EnvBase, optional): the ``num_envs`` environments, if they are already batched.
 
     Returns:
         TransformedEnv: batch size ``[num_envs]``, with ``is_init``, ``step_count``,
@@ -53,15 +53,15 @@ def assemble(
     remember_single(base, single)
     base.__dict__[_REPEAT] = action_repeat
     transforms = Compose(InitTracker(keys.IS_INIT), StepCounter(), PreviousStep())
-    # The inner environment may have transforms of its own; they must stay inside, in that order.
+    # The inner environment may have its own transforms; they must stay inside, in that order.
     return TransformedEnv(base, transforms, auto_unwrap=False)
 
 
 def action_repeat(env: EnvBase) -> int:
-    """Steps of the simulator (frames) that one decision in ``env`` counts.
+    """Simulator steps (frames) that one decision in ``env`` counts as.
 
-    The one place that accounts frames: environment steps = decisions x ``action_repeat(env)``, also
-    where an episode ended inside a repeat.
+    All accounting of frames relies on it: environment steps = decisions x ``action_repeat(env)``, even
+    where an episode ends inside a repeat.
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium
@@ -78,7 +78,7 @@ def check_common_options(
     image_size: int,
     max_episode_steps: int | None,
 ) -> None:
-    """Raises ValueError, naming the option and what is valid, where one of them is wrong.
+    """Raises a ValueError that names the option and the valid values, where one of them is wrong.
 
     Examples:
         >>> check_common_options(1, "threads", 1, 64, None)
@@ -95,9 +95,9 @@ def check_common_options(
 
 
 def _undisturbed(single: Callable[..., EnvBase], learner: int, **options) -> EnvBase:
-    """One environment; in a process of its own, signals to stop are left to the learner's.
+    """One environment; in a worker process it ignores the signals to stop, which the learner handles.
 
-    Ctrl-C reaches all processes of a terminal, and without its workers a run could not be written down.
+    Ctrl-C reaches all processes of a terminal, and without its workers a run could not be saved.
     """
     if os.getpid() != learner:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -106,11 +106,11 @@ def _undisturbed(single: Callable[..., EnvBase], learner: int, **options) -> Env
 
 
 def _batch(single: Callable[..., EnvBase], num_envs: int, vectorization: str) -> EnvBase:
-    # One callable with an index each: TorchRL then knows that all have the same specs.
+    # One callable with different indices: TorchRL then knows that all have the same specs.
     indices = [{"index": index} for index in range(num_envs)]
     if vectorization == "serial":
         return SerialEnv(num_envs, single, create_env_kwargs=indices)
-    # Collecting and learning take turns, so the learner keeps its threads and a worker gets one.
+    # Collecting and learning alternate, so the learner keeps its threads and a worker gets one.
     return ParallelEnv(
         num_envs,
         partial(_undisturbed, single, os.getpid()),

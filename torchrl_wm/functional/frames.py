@@ -1,4 +1,4 @@
-"""Pictures of successive steps seen together: what moves, and where to, is in no single one."""
+"""Frame stacking: a single image does not show motion."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def stack_frames(frames: Tensor, is_init: Tensor, count: int) -> Tensor:
-    """Each picture of a sequence with those before it in its episode, the newest last.
+    """Stacks each frame of a sequence with those before it in its episode, the newest last.
 
-    Where an episode has not had so many, its first picture is repeated; before the sequence its own
-    first row stands for what is not there.
+    Where the episode has too few, its first frame is repeated; frames before the start of the sequence
+    are replaced by its first row.
 
     Args:
         frames (Tensor): ``[B, T, C, H, W]``.
-        is_init (Tensor): ``[B, T]`` bool, the first picture of an episode.
-        count (int): pictures seen together.
+        is_init (Tensor): ``[B, T]`` bool, the first frame of an episode.
+        count (int): frames in a stack.
 
     Returns:
         Tensor: ``[B, T, count * C, H, W]``.

@@ -1,4 +1,4 @@
-"""Pictures between the environment's form and the one that networks read."""
+"""Conversions between images as environments give them and as networks read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scale_image(image: Tensor) -> Tensor:
-    """A picture as float32 in [0, 1]: bytes are divided by 255, floats and booleans taken as they are.
+    """An image as float32 in [0, 1]: bytes are divided by 255, floats and booleans only cast.
 
     Examples:
         >>> scale_image(torch.tensor([0, 255], dtype=torch.uint8)), scale_image(torch.tensor([True]))
@@ -17,7 +17,7 @@ def scale_image(image: Tensor) -> Tensor:
 
 
 def centre_image(image: Tensor) -> Tensor:
-    """A picture, bytes or floats in [0, 1], as float32 in [-0.5, 0.5].
+    """An image, bytes or floats in [0, 1], as float32 in [-0.5, 0.5].
 
     Examples:
         >>> centre_image(torch.tensor([0, 255], dtype=torch.uint8))
@@ -27,15 +27,15 @@ def centre_image(image: Tensor) -> Tensor:
 
 
 def quantize_image(image: Tensor, bits: int = 5, *, noise: Tensor | None = None) -> Tensor:
-    """Reduces bytes to ``bits`` bits and fills the steps with noise (PlaNet, arXiv:1811.04551).
+    """Reduces bytes to ``bits`` bits and dequantises with noise (PlaNet, arXiv:1811.04551).
 
     Args:
         image (Tensor): uint8, any shape.
-        bits (int, optional): bits kept of the eight. Defaults to ``5``.
-        noise (Tensor, optional): uniform in [0, 1), shape of ``image``; drawn here by default.
+        bits (int, optional): how many of the eight bits are kept. Defaults to ``5``.
+        noise (Tensor, optional): uniform in [0, 1), shaped as ``image``; drawn here by default.
 
     Returns:
-        float32 in [0, 1), the shape of ``image``; :func:`centre_image` makes PlaNet's input of it.
+        float32 in [0, 1), shaped as ``image``; :func:`centre_image` turns it into PlaNet's input.
 
     Raises:
         TypeError: where ``image`` is not uint8.
@@ -55,7 +55,7 @@ def quantize_image(image: Tensor, bits: int = 5, *, noise: Tensor | None = None)
 
 
 def image_to_uint8(image: Tensor, bits: int = 8) -> Tensor:
-    """A picture in [0, 1] as bytes, rounded down to ``bits`` bits.
+    """An image in [0, 1] as bytes, rounded down to ``bits`` bits.
 
     Examples:
         >>> image_to_uint8(torch.tensor([-0.1, 0.5, 1.0]), bits=5)

@@ -1,4 +1,4 @@
-"""Targets of MuZero: n rewards and a bootstrapped value; and of EfficientZero: sums of rewards."""
+"""Targets of MuZero (n-step returns) and of EfficientZero (sums of rewards)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def n_step_returns(
     discount: float,
     to_play: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""The return of ``td_steps`` rewards and a value, for every record of a sequence.
+    r"""The return of ``td_steps`` rewards and a bootstrapped value, for every record of a sequence.
 
     .. math::
         z_t = \sum_{i=1}^{n} \gamma^{i-1} r_{t+i} + \gamma^n v_{t+n}
 
-    Rewards stand beside the observation they arrived with. A return stops at the end of its episode:
-    a termination adds nothing more, a truncation the value of the final observation. What the next
-    episode of the sequence holds is never read.
+    Rewards are stored with the observation they arrived with. A return stops at the end of its episode:
+    a termination adds nothing more, a truncation the value of the final observation. The next episode
+    of a sequence is never read.
 
-    Between two players (arXiv:1911.08265, appendix B) values are those of the side to move, rewards
-    those of the side that moved, and the return is that of the side to move at ``t``, whatever the
-    order of turns.
+    With two players (arXiv:1911.08265, appendix B) values are those of the side to move, rewards those of
+    the side that moved, and the return is that of the side to move at ``t``, whatever the order of
+    turns.
 
     Args:
         reward (Tensor): ``[..., T]``, arrived with each record.
@@ -38,8 +38,8 @@ def n_step_returns(
         terminated (Tensor): ``[..., T]`` bool, the episode ended in the record.
 
     Keyword Args:
-        td_steps (int or Tensor): rewards before the bootstrap; longer than any episode for its whole
-            outcome. An int64 Tensor ``[..., T]`` has one number for each record.
+        td_steps (int or Tensor): rewards before the bootstrap; more than the longest episode has for
+            Monte Carlo returns. An int64 Tensor ``[..., T]`` has one number for each record.
         discount (float): discount of one step.
         to_play (Tensor, optional): ``[..., T]``, whose turn it is. Defaults to a single player.
 
@@ -72,7 +72,7 @@ def n_step_returns(
 
 
 def steps_of_age(td_steps: int, age: Tensor, every: int) -> Tensor:
-    r"""EfficientZero's shorter returns for older records, which another policy made (arXiv:2111.00210).
+    r"""EfficientZero's shorter returns for older, more off-policy records (arXiv:2111.00210).
 
     .. math::
         n = \max(1, n_0 - \lfloor \mathrm{age} / \mathrm{every} \rfloor)
@@ -94,12 +94,12 @@ def steps_of_age(td_steps: int, age: Tensor, every: int) -> Tensor:
 
 
 def value_prefixes(reward: Tensor, horizon: int) -> Tensor:
-    """Running sums of rewards along an unroll, begun anew every ``horizon`` steps (arXiv:2111.00210).
+    """Running sums of rewards along an unroll, restarted every ``horizon`` steps (arXiv:2111.00210).
 
-    They are not discounted: a difference of two is a reward again.
+    They are not discounted, so the difference of two successive sums is a reward.
 
     Args:
-        reward (Tensor): ``[..., K]``, of the steps of an unroll from its root on.
+        reward (Tensor): ``[..., K]``, of the steps of an unroll, from its root.
         horizon (int): steps between two resets.
 
     Returns:

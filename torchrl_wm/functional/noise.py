@@ -1,4 +1,4 @@
-"""Noise: normal numbers that are correlated along time, and Gumbel numbers."""
+"""Coloured noise, normal and correlated in time, and Gumbel noise."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def coloured_noise(
 ) -> Tensor:
     r"""Normal noise whose power spectrum along the last dimension is :math:`1 / f^\beta`.
 
-    Every number has mean 0 and variance 1, whatever the colour; so has a sequence on average over
+    Every sample has mean 0 and variance 1, whatever the colour, and so has a sequence on average over
     its length. iCEM (https://arxiv.org/abs/2008.06389) draws actions with it: low frequencies reach
-    further than white noise of the same variance. The frequency 0 counts as the lowest one above.
+    further than white noise of the same variance. Frequency 0 gets the power of the lowest one above it.
 
     Args:
         shape (sequence of int): ``[..., T]``, time last.
@@ -47,7 +47,7 @@ def coloured_noise(
     if not exponent or steps < 2 or not white.numel():
         return white
     # White noise has independent Fourier coefficients; scaling them gives the spectrum. The scales
-    # are set such that the variance, the mean of their squares over all frequencies, stays 1.
+    # are chosen so that the variance, the mean of their squares over all frequencies, stays 1.
     frequency = torch.fft.rfftfreq(steps, device=device)
     frequency[0] = frequency[1]
     scale = frequency ** (-exponent / 2)

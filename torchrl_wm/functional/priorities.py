@@ -6,14 +6,15 @@ from torch import Tensor
 
 
 def priority_probabilities(priority: Tensor, *, alpha: float, eps: float = 1e-6) -> Tensor:
-    """The probability of each row to be drawn, ``priority ** alpha`` normalised.
+    """The probability of drawing each row, ``priority ** alpha`` normalised.
 
     Args:
-        priority (Tensor): ``[N]``, not negative.
+        priority (Tensor): ``[N]``, non-negative.
 
     Keyword Args:
-        alpha (float): 0 draws evenly, 1 in proportion to the priorities.
-        eps (float, optional): added, so that no row is lost. Defaults to ``1e-6``.
+        alpha (float): 0 draws uniformly, 1 in proportion to the priorities.
+        eps (float, optional): added to the priorities, so that every row can be drawn. Defaults to
+            ``1e-6``.
 
     Returns:
         Tensor: ``[N]``, which sums to 1.
@@ -28,14 +29,14 @@ def priority_probabilities(priority: Tensor, *, alpha: float, eps: float = 1e-6)
 
 
 def importance_weights(probability: Tensor, count: int, *, beta: float) -> Tensor:
-    """What corrects the loss of drawn rows for how they were drawn, at most 1.
+    """Weights, at most 1, that correct the loss for the non-uniform sampling of the rows.
 
     Args:
         probability (Tensor): ``[B]``, of the drawn rows.
         count (int): rows that could have been drawn.
 
     Keyword Args:
-        beta (float): 0 corrects nothing, 1 everything.
+        beta (float): 0 corrects nothing, 1 corrects fully.
 
     Returns:
         Tensor: ``[B]``, divided by their maximum.

@@ -1,4 +1,4 @@
-"""Lambda returns with an explicit time dimension, and the discount that suits a length of episodes."""
+"""Lambda returns with an explicit time dimension, and a discount that suits the length of episodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def lambda_return(
     *,
     time_dim: int,
 ) -> Tensor:
-    r"""TD(:math:`\lambda`) returns of steps whose arguments all stand at the same index.
+    r"""TD(:math:`\lambda`) returns; all arguments of a step have the same index.
 
     .. math::
         R_t = r_t + \gamma_t \big((1 - \lambda_t) v_t + \lambda_t R_{t+1}\big),
@@ -62,10 +62,10 @@ def lambda_return(
 
 
 def discount_of_length(episode_length: float) -> float:
-    """The discount with which TD-MPC2 plans in episodes of a length (arXiv:2310.16828, appendix).
+    """The discount with which TD-MPC2 plans in episodes of a given length (arXiv:2310.16828, appendix).
 
-    One over the discount's complement, the horizon, is a fifth of the episode, but at least 20 and at
-    most 200 steps.
+    The effective horizon, ``1 / (1 - discount)``, is a fifth of the episode, but at least 20 and at most
+    200 steps.
 
     Args:
         episode_length (float): decisions in an episode, after any action repeat.

@@ -1,4 +1,4 @@
-"""Keeping the hidden state of a model without reconstruction in a fixed range."""
+"""Scaling of hidden states to a fixed range, for models without reconstruction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def min_max_scale(x: Tensor, dims: int | tuple[int, ...] = -1, eps: float = 1e-5
 
     Args:
         x (Tensor): a vector ``[..., S]``, or maps ``[..., C, H, W]`` with ``dims=(-2, -1)``.
-        dims (int or tuple of int, optional): what is scaled together. Defaults to ``-1``.
-        eps (float, optional): a range below it is widened by it: equal numbers give 0 and not NaN.
+        dims (int or tuple of int, optional): dimensions that share a range. Defaults to ``-1``.
+        eps (float, optional): a range below it is widened by it, so equal numbers give 0 instead of NaN.
 
     Examples:
         >>> min_max_scale(torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]))

@@ -27,10 +27,10 @@ def symexp(x: Tensor) -> Tensor:
 
 
 def symexp_bins(count: int = 255, *, limit: float = 20.0) -> Tensor:
-    """The support of DreamerV3's two-hot code: raw values, evenly spaced after a symlog.
+    """The support of DreamerV3's two-hot code: raw values that are evenly spaced after a symlog.
 
-    One half is computed and mirrored, so the support is antisymmetric to the last bit. An even
-    ``count`` holds 0 twice, as in the reference code.
+    One half is computed and mirrored, so the support is antisymmetric to the last bit. With an even
+    ``count`` it contains 0 twice, as in the reference code.
 
     Args:
         count (int, optional): number of bins, at least 2. Defaults to ``255``.
@@ -76,7 +76,7 @@ def two_hot(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def two_hot_log_prob(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Negative cross-entropy of a categorical to the two-hot code of a raw scalar.
 
-    Only the two logits beside the target are read; the dense code is never built.
+    Only the two logits next to the target are read; the dense code is never built.
 
     Args:
         logits (Tensor): ``[..., n]``.
@@ -103,8 +103,8 @@ def two_hot_log_prob(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """Expected raw value of a categorical over an antisymmetric support.
 
-    Mirrored probabilities are subtracted before they meet their bin, so equal logits give exactly 0
-    although the outer bins reach 5e8. Float32 throughout, under autocast too.
+    Mirrored probabilities are subtracted before they are multiplied by their bin, so equal logits give
+    exactly 0 although the outer bins reach 5e8. Computed in float32, under autocast too.
 
     Args:
         logits (Tensor): ``[..., n]``.

@@ -1,7 +1,7 @@
 """Distributions over actions in their flat form: discrete, continuous and several together.
 
-Every ``rsample`` takes standard noise from outside, as ``noise`` makes it, so that the draws of a
-reference code or of a recorded run can be given again.
+Every ``rsample`` accepts standard noise, as ``noise`` makes it, so that the draws of a reference code
+or of a recorded run can be reproduced.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class OneHotCategorical(Prediction):
 
     Args:
         logits (Tensor): ``[..., n]``.
-        unimix (float, optional): share of the uniform distribution in the probabilities, in
-            everything computed here. Defaults to ``0.0``.
+        unimix (float, optional): share of the uniform distribution in the probabilities, in all that
+            is computed from them. Defaults to ``0.0``.
 
     The noise is Gumbel noise: a sample is the class where log-probability plus noise is largest.
 
@@ -82,7 +82,7 @@ class OneHotCategorical(Prediction):
 
 
 class DiagonalNormal(Prediction):
-    """A normal distribution with a standard deviation of its own for each number.
+    """A normal distribution with one standard deviation per dimension.
 
     Args:
         loc (Tensor): mean ``[..., A]``.
@@ -137,9 +137,9 @@ class TanhNormal(DiagonalNormal):
         loc (Tensor): mean before the tanh, ``[..., A]``.
         scale (Tensor): standard deviation before the tanh, ``[..., A]``.
 
-    ``log_prob`` moves actions on the border inwards by 3e-8 first, so it stays finite there. The
-    entropy has no closed form and is estimated from 100 samples. ``mode`` and ``mean`` are the tanh
-    of the inner mean, which is the median.
+    ``log_prob`` first moves actions on the bounds inwards by 3e-8, so it stays finite there. The entropy
+    has no closed form and is estimated from 100 samples. ``mode`` and ``mean`` are the tanh of the inner
+    mean, which is the median.
 
     Examples:
         >>> policy = TanhNormal(torch.zeros(1, 1), torch.ones(1, 1))
@@ -174,14 +174,14 @@ def _log_tanh_slope(raw: Tensor) -> Tensor:
 
 
 class TruncatedNormal(Prediction):
-    """A normal distribution cut off at [-1, 1], the policy of Dreamer v2 (arXiv:2010.02193).
+    """A normal distribution truncated to [-1, 1], the policy of Dreamer v2 (arXiv:2010.02193).
 
     Args:
-        loc (Tensor): mean before the cut, ``[..., A]``.
-        scale (Tensor): standard deviation before the cut, ``[..., A]``.
+        loc (Tensor): mean before the truncation, ``[..., A]``.
+        scale (Tensor): standard deviation before the truncation, ``[..., A]``.
 
-    The noise is uniform and goes through the inverse of the distribution function; samples keep
-    1e-6 away from the border, with straight-through gradients there.
+    Uniform noise goes through the inverse of the distribution function; samples stay 1e-6 away from the
+    bounds, with straight-through gradients there.
 
     Examples:
         >>> policy = TruncatedNormal(torch.zeros(1, 2), torch.ones(1, 2))
@@ -205,7 +205,7 @@ class TruncatedNormal(Prediction):
 
     @property
     def mean(self) -> Tensor:
-        """The mean after the cut."""
+        """The mean of the truncated distribution."""
         slope = _normal_pdf(self.alpha) - _normal_pdf(self.beta)
         return self.loc + self.scale * slope / self.mass
 
@@ -230,7 +230,7 @@ class TruncatedNormal(Prediction):
         """A reparametrised sample ``[..., A]`` within (-1, 1)."""
         noise = self.noise(sample_shape) if noise is None else noise
         quantile = _normal_cdf(self.alpha) + noise * self.mass
-        # Float32 has no quantile above 5.4 standard deviations; without the bound it would be inf.
+        # Float32 has no quantile above 5.4 standard deviations; unclamped it would be inf.
         tiny = torch.finfo(quantile.dtype).eps
         raw = torch.special.ndtri(quantile.clamp(tiny, 1 - tiny))
         sample = self.loc + self.scale * raw

@@ -12,7 +12,7 @@ from torchrl_wm.modules.encoding import decode_leaf, encode_leaf, encoded_size, 
 
 
 class ActionEncoding(nn.Module):
-    """Encodes the action entries of a TensorDict as one vector ``[..., size]`` of float32.
+    """Encodes the action entries of a TensorDict as one float32 vector ``[..., size]``.
 
     One-hot, multi-one-hot and binary actions are cast, indices become one-hot vectors, continuous
     actions are flattened; several action entries are joined in the sorted order of their keys.
@@ -55,7 +55,7 @@ class ActionEncoding(nn.Module):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The action entries read, in the order of their encoding."""
+        """The action entries that are read, in the order of their encoding."""
         return list(self.leaves)
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
@@ -74,7 +74,7 @@ class ActionEncoding(nn.Module):
         return encode_leaf(self.leaves[key], action)
 
     def clip(self, flat: Tensor) -> Tensor:
-        """Flat actions ``[..., size]``, the values of Bounded entries clipped to their bounds."""
+        """Flat actions ``[..., size]`` with the values of Bounded entries clipped to their bounds."""
         parts = list(flat.split(list(self.sizes.values()), -1))
         for i, part in enumerate(parts):
             if f"low_{i}" in self._buffers:

@@ -1,7 +1,7 @@
 """Recurrent cells: how belief, state and action become the next belief.
 
-Every cell splits its work for speed: ``project_action`` depends on no carry and is called once for a
-whole sequence, ``weights`` gathers the parameters once, and ``forward`` is what remains inside the loop.
+Every cell splits its work for speed: ``project_action`` does not depend on the carry and is called once
+for a whole sequence, ``weights`` gathers the parameters once, and only ``forward`` runs inside the loop.
 All take any number of leading batch dimensions.
 """
 
@@ -76,7 +76,7 @@ class LayerNormGRU(nn.Module):
     """Dreamer v2's GRU: one product, one layer norm over all gates, update bias -1.
 
     https://arxiv.org/abs/2010.02193. The candidate is ``tanh(reset * candidate)`` and the update gate
-    weighs the candidate, not the old hidden vector.
+    multiplies the candidate, not the old hidden vector.
 
     Args:
         in_features (int): size of the input.
@@ -105,7 +105,7 @@ GRUS = {"gru": GRU, "reset_before": ResetBeforeGRU, "layer_norm": LayerNormGRU}
 
 
 class DenseCell(nn.Module):
-    """State and action through dense layers into a GRU: the cell of PlaNet, Dreamer v1 and v2.
+    """Dense layers on state and action, then a GRU: the cell of PlaNet, Dreamer v1 and v2.
 
     Args:
         state_size (int): size of the stochastic state.
@@ -118,6 +118,9 @@ class DenseCell(nn.Module):
             Defaults to ``"gru"``.
         layers (int, optional): dense layers before the GRU. Defaults to ``1``.
         activation, norm, init: see :class:`~torchrl_wm.modules.networks.MLP`.
+
+    Raises:
+        ValueError: for an unknown gru, activation or norm; the message lists the valid ones.
 
     Examples:
         >>> cell = DenseCell(state_size=3, action_size=2, belief_size=8, hidden_size=4)
@@ -174,7 +177,7 @@ class BlockCell(nn.Module):
     """DreamerV3's block-diagonal GRU with three input projections (https://arxiv.org/abs/2301.04104).
 
     Every block reads its slice of the belief and the projections of the whole belief, of the state and
-    of the action; actions larger than one in magnitude are scaled down to one.
+    of the action; actions with a magnitude above one are scaled down to one.
 
     Args:
         state_size (int): size of the stochastic state.
@@ -188,7 +191,7 @@ class BlockCell(nn.Module):
         activation, norm: see :class:`~torchrl_wm.modules.networks.MLP`.
 
     Raises:
-        ValueError: where ``blocks`` does not divide ``belief_size``.
+        ValueError: where ``blocks`` does not divide ``belief_size``, or for an unknown activation or norm.
 
     Examples:
         >>> cell = BlockCell(state_size=6, action_size=2, belief_size=16, hidden_size=4, blocks=4)
@@ -232,8 +235,8 @@ class BlockCell(nn.Module):
     def weights(self) -> tuple[Tensor, ...]:
         """Block weights, one dense matrix for the inputs that all blocks share, and the three gates.
 
-        The action's share is applied by ``project_action``, so only belief and state remain. The gates
-        come apart, ``[blocks, width, width]`` each, so that their results lie contiguous in memory; the
+        ``project_action`` applies the action's part, so only belief and state remain. The gates are
+        separate, ``[blocks, width, width]`` each, so that their results are contiguous in memory; the
         candidate is doubled and the update's bias lowered by 1, as ``forward`` needs them.
         """
         width = self.belief_size // self.blocks

@@ -1,4 +1,4 @@
-"""``torch.compile`` for steps and phases, loud where there is no compiler."""
+"""``torch.compile`` for steps and phases, with a warning where there is no compiler."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CompiledMethod:
 
 
 def compile_function(function: Callable, *, backend: str = "inductor", **options) -> Callable:
-    """``function`` compiled; itself, with a warning, where there is no C++ compiler.
+    """The compiled ``function``; the function itself, with a warning, where there is no C++ compiler.
 
     Args:
         function (callable): of tensors; a method of an object gives a :class:`CompiledMethod`.

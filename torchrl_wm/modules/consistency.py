@@ -1,4 +1,4 @@
-"""The projections with which hidden states are compared (EfficientZero, https://arxiv.org/abs/2111.00210)."""
+"""The projections that hidden states are compared in (EfficientZero, https://arxiv.org/abs/2111.00210)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torchrl_wm.modules.networks import MLP, Activation, Init, Norm, dense
 
 
 class ConsistencyHead(nn.Module):
-    """How well a predicted hidden state agrees with the one of the observation that came.
+    """How well a predicted hidden state agrees with that of the observation that followed.
 
-    As in SimSiam (arXiv:2011.10566): both are projected, the predicted one goes through a further
+    As in SimSiam (arXiv:2011.10566), both are projected, the predicted one goes through a further
     network, and no gradient flows into the other.
 
     Args:

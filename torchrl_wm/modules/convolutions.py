@@ -19,7 +19,7 @@ def same_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
 
 
 def upsampling_conv(in_channels: int, out_channels: int, kernel: int) -> UpsamplingConv2d:
-    """A convolution of the nearest upsampling by 2, initialised as in DreamerV3.
+    """Nearest upsampling by 2, then a convolution, initialised as in DreamerV3.
 
     Raises:
         ValueError: for an even ``kernel``.
@@ -40,15 +40,15 @@ def _initialise(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class UpsamplingConv2d(nn.Conv2d):
-    """Nearest upsampling by 2 and a convolution that keeps the size, as one convolution before it.
+    """Nearest upsampling by 2 and a size-preserving convolution, fused into one at the lower resolution.
 
-    The four pixels that come from one each see a few neighbours several times. Adding up the filter's
-    values for each neighbour gives four small filters, 3 wide for 5: a third of the arithmetic, and no
-    large picture is ever written. The parameters are those of the convolution.
+    Each of the four pixels made from one sees a few neighbours several times. Summing the filter's
+    values for each neighbour gives four small filters (3 wide instead of 5): a third of the arithmetic,
+    and the upsampled image is never written. The parameters are those of the convolution.
 
     Args:
-        in_channels (int): channels of the picture.
-        out_channels (int): channels of the picture of twice the size.
+        in_channels (int): channels of the image.
+        out_channels (int): channels of the image of twice the size.
         kernel (int): odd size of the filters.
 
     Examples:
@@ -65,8 +65,8 @@ class UpsamplingConv2d(nn.Conv2d):
         self.register_buffer("taps", _taps(kernel), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pictures ``[N, C, H, W]`` to ``[N, out_channels, 2 H, 2 W]``."""
-        # Pixels of a block, row and column, before channels: they move to their places in whole rows.
+        """Images ``[N, C, H, W]`` to ``[N, out_channels, 2 H, 2 W]``."""
+        # Row and column in the block before the channels: pixels are moved in whole rows.
         filters = torch.einsum("apk,bql,oikl->aboipq", self.taps, self.taps, self.weight)
         x = F.conv2d(x, filters.flatten(0, 2), self.bias.repeat(4), padding=filters.shape[-1] // 2)
         blocks = x.permute(0, 2, 3, 1).unflatten(-1, (2, 2, self.out_channels))
@@ -76,7 +76,7 @@ class UpsamplingConv2d(nn.Conv2d):
 def _taps(kernel: int) -> Tensor:
     """Which neighbour of a pixel each tap of a filter sees, ``[2, neighbours, kernel]``.
 
-    The first dimension is the pixel's place in the block of two that comes from one.
+    The first dimension is the pixel's place in the pair that is made from one.
     """
     reach = (kernel // 2 + 1) // 2
     taps = torch.zeros(2, 2 * reach + 1, kernel)

@@ -1,4 +1,4 @@
-"""Decoders: the features of an RSSM back to its observations, as one distribution per entry."""
+"""Decoders: from the features of an RSSM to its observations, one distribution per entry."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ Predictions = dict[NestedKey, Distribution]
 
 
 class VectorDecoder(nn.Module):
-    """A perceptron with one linear layer per vector, number or class of the observation.
+    """An MLP with one linear layer per vector, number or class of the observation.
 
     Args:
         specs (dict): leaf specs by key.
         in_features (int): size of belief and state together.
         layers (int): number of hidden layers.
         units (int): their size.
-        use_symlog (bool, optional): squared errors in symlog space (DreamerV3) in place of unit
-            normals for plain numbers. Defaults to ``True``.
+        use_symlog (bool, optional): squared errors in symlog space (DreamerV3) instead of unit normals
+            for plain numbers. Defaults to ``True``.
         activation (str, optional): Defaults to ``"silu"``.
         norm (str, optional): Defaults to ``"rms"``.
         init (str, optional): Defaults to ``"trunc_normal"``.
@@ -104,7 +104,7 @@ def _vector_output(spec: TensorSpec, use_symlog: bool) -> Output:
 
 
 class ImageDecoder(nn.Module):
-    """Base of the convolutional decoders: the channels are dealt out to the entries in turn.
+    """Base of the convolutional decoders, whose output channels are split among the entries in order.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` of equal height and width, by key.
@@ -119,7 +119,7 @@ class ImageDecoder(nn.Module):
         self.image_shape = image_shape(specs)
 
     def forward(self, belief: Tensor, state: Tensor) -> Predictions:
-        """Belief ``[..., D]`` and state ``[..., S]`` to a distribution over pictures per key."""
+        """Belief ``[..., D]`` and state ``[..., S]`` to a distribution over images per key."""
         lead = belief.shape[:-1]
         belief, state = (x.reshape(lead.numel(), x.shape[-1]) for x in (belief, state))
         x = self.convolve(belief, state).float().reshape(*lead, *self.image_shape)
@@ -142,7 +142,7 @@ class StridedImageDecoder(ImageDecoder):
         norm (str, optional): over the channels. Defaults to ``None``.
 
     Raises:
-        ValueError: for pictures of another size.
+        ValueError: for images of another size.
     """
 
     distribution = ImageNormal
@@ -169,7 +169,7 @@ class StridedImageDecoder(ImageDecoder):
             nn.init.zeros_(conv.bias)
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
-        """Belief ``[N, D]`` and state ``[N, S]`` to centred pictures ``[N, C, 64, 64]``."""
+        """Belief ``[N, D]`` and state ``[N, S]`` to centred images ``[N, C, 64, 64]``."""
         x = _from_one_pixel(self.convs[0], self.inputs(torch.cat([state, belief], -1)))
         for conv, norm in zip(self.convs[1:], self.norms, strict=True):
             x = conv(self.activation(over_channels(norm, x)))
@@ -185,7 +185,7 @@ def _from_one_pixel(conv: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 
 class UpsamplingImageDecoder(ImageDecoder):
-    """DreamerV3's decoder: a small picture of blocks, then nearest upsampling and convolutions.
+    """DreamerV3's decoder: a small image of blocks, then nearest upsampling and convolutions.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` by key.
@@ -202,7 +202,7 @@ class UpsamplingImageDecoder(ImageDecoder):
         norm (str, optional): Defaults to ``"rms"``.
 
     Raises:
-        ValueError: where the picture's size does not fit, or ``blocks`` does not divide the belief
+        ValueError: where the image's size does not fit, or ``blocks`` does not divide the belief
             and the ``depth * mults[-1]`` channels.
     """
 
@@ -240,7 +240,7 @@ class UpsamplingImageDecoder(ImageDecoder):
         self.norms = nn.ModuleList(make_norm(norm, size) for size in sizes[1:])
 
     def convolve(self, belief: Tensor, state: Tensor) -> Tensor:
-        """Belief ``[N, D]`` and state ``[N, S]`` to pictures ``[N, C, H, W]`` in [0, 1]."""
+        """Belief ``[N, D]`` and state ``[N, S]`` to images ``[N, C, H, W]`` in [0, 1]."""
         x = self.from_hidden(self.from_state(state)).unflatten(-1, (*self.size, -1))
         if self.from_belief is not None:
             blocks = self.from_belief(belief).unflatten(-1, (self.blocks, *self.size, -1))
@@ -257,8 +257,8 @@ class Decoder(nn.Module):
     Args:
         belief_size (int): size of the belief, which comes first in the features.
         state_size (int): size of the state.
-        vector (VectorDecoder, optional): for everything that is not a picture.
-        image (ImageDecoder, optional): for the pictures.
+        vector (VectorDecoder, optional): for everything that is not an image.
+        image (ImageDecoder, optional): for the images.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class Decoder(nn.Module):
 
     @property
     def out_keys(self) -> list[NestedKey]:
-        """The entries predicted."""
+        """The entries that are predicted."""
         return [k for part in (self.vector, self.image) if part is not None for k in part.keys]
 
     def forward(self, features: Tensor) -> Predictions:
@@ -309,9 +309,9 @@ def make_decoder(
         belief_size (int): size of the belief.
         state_size (int): size of the state.
         style (str, optional): ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
-        depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
-        layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
-        units (int, optional): their size. Defaults to 400, 400 or 1024.
+        depth (int, optional): unit of channels. Defaults to that of the style: 32, 32, 48 or 64.
+        layers (int, optional): layers for vectors. Defaults to that of the style: 3, 4, 4 or 3.
+        units (int, optional): their size. Defaults to that of the style: 300, 400, 400 or 1024.
         use_symlog (bool, optional): squared errors in symlog space. Defaults to whether the style
             is ``"v3"``.
         norm (str, optional): normalisation in styles v1 and v2. Defaults to ``None``.
@@ -320,7 +320,7 @@ def make_decoder(
         blocks (int, optional): groups of the belief; v3 only.
 
     Raises:
-        ValueError: for an unknown style, no entries, or a picture size that the style cannot make.
+        ValueError: for an unknown style, no entries, or an image size that the style cannot make.
         TypeError: for a spec without an encoding.
 
     Examples:

@@ -1,7 +1,7 @@
-"""Likelihoods: what a network predicts about rewards, ends of episodes, vectors and pictures.
+"""Likelihoods: what a network predicts about rewards, ends of episodes, vectors and images.
 
 All share the protocol of :mod:`torch.distributions`: ``log_prob`` sums over the event dimensions,
-``mean`` and ``mode`` are in the space of the observed quantity (raw rewards, pictures in [0, 1]).
+``mean`` and ``mode`` are in the space of the observed quantity (raw rewards, images in [0, 1]).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Prediction(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The prediction to act on or to show; the mean unless a distribution says otherwise."""
+        """The prediction to act on or to show; the mean unless a distribution overrides it."""
         return self.mean
 
     def sample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
@@ -82,12 +82,12 @@ class UnitNormal(Prediction):
 
 
 class ImageNormal(UnitNormal):
-    """A unit normal over a picture centred on zero (PlaNet, Dreamer v1 and v2).
+    """A unit normal over an image centred on zero (PlaNet, Dreamer v1 and v2).
 
     Args:
         loc (Tensor): the prediction, ``[..., C, H, W]``, zero for mid-grey.
 
-    ``log_prob`` reads bytes or floats in [0, 1]; ``mean`` is the picture in [0, 1].
+    ``log_prob`` reads bytes or floats in [0, 1]; ``mean`` is the image in [0, 1].
     """
 
     def __init__(self, loc: Tensor):
@@ -95,20 +95,20 @@ class ImageNormal(UnitNormal):
 
     @property
     def mean(self) -> Tensor:
-        """The picture in [0, 1]."""
+        """The image in [0, 1]."""
         return self.loc + 0.5
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of the centred picture, ``[..., C, H, W]`` to ``[...]``."""
+        """Log-density of the centred image, ``[..., C, H, W]`` to ``[...]``."""
         return super().log_prob(centre_image(value))
 
     def rsample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
-        """The picture plus unit normal noise."""
+        """The image plus unit normal noise."""
         return super().rsample(sample_shape, noise=noise) + 0.5
 
 
 class ImageSquaredError(Prediction):
-    """The picture loss of DreamerV3: the squared error in [0, 1], neither halved nor averaged.
+    """The image loss of DreamerV3: the squared error in [0, 1], neither halved nor averaged.
 
     Args:
         pixels (Tensor): ``[..., C, H, W]`` in [0, 1].
@@ -125,16 +125,16 @@ class ImageSquaredError(Prediction):
 
     @property
     def mean(self) -> Tensor:
-        """The picture in [0, 1]."""
+        """The image in [0, 1]."""
         return self.pixels
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Minus the summed squared error to a picture of bytes or floats in [0, 1]."""
+        """Minus the summed squared error to an image of bytes or floats in [0, 1]."""
         return -sum_event((self.pixels - scale_image(value)).square(), 3)
 
 
 class SymlogSquaredError(Prediction):
-    """The vector loss of DreamerV3: squared error to the symlog of the target, not halved.
+    """The vector loss of DreamerV3: the squared error to the symlog of the target, not halved.
 
     Args:
         squashed (Tensor): prediction of the symlog, ``[..., *event]``.
@@ -192,8 +192,8 @@ class TwoHot(Prediction):
 class HyperbolicTwoHot(Prediction):
     """MuZero's categorical over a transformed scalar (https://arxiv.org/abs/1911.08265, appendix F).
 
-    The scalar is squashed by ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`` and put between the two
-    atoms around it. What lies beyond the support counts as its end.
+    The scalar is squashed by ``h(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x`` and split between the two
+    atoms around it. Values beyond the support are clamped to its ends.
 
     Args:
         logits (Tensor): ``[..., n]``.
@@ -213,7 +213,7 @@ class HyperbolicTwoHot(Prediction):
 
     @property
     def mean(self) -> Tensor:
-        """The raw value ``[..., 1]`` of the expected squashed one."""
+        """The raw value ``[..., 1]`` that corresponds to the expected squashed one."""
         return signed_parabolic(two_hot_mean(self.logits, self.atoms)).unsqueeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class HyperbolicTwoHot(Prediction):
 
 
 class Bernoulli(Prediction):
-    """Independent yes-or-no events; ``log_prob`` takes probabilities as targets too.
+    """Independent binary events; ``log_prob`` takes probabilities as targets too.
 
     Args:
         logits (Tensor): ``[..., *event]``.

@@ -20,7 +20,7 @@ from torchrl_wm.ranges import COUNT
 
 
 class EnsembleDynamics(nn.Module):
-    """Perceptrons that predict a Gaussian over the next latent (PETS, https://arxiv.org/abs/1805.12114).
+    """MLPs that predict a Gaussian over the next latent (PETS, https://arxiv.org/abs/1805.12114).
 
     The mean is a residual of the latent, so an untrained network predicts no change. The standard
     deviation lies between two bounds, evenly on a logarithmic scale.
@@ -30,7 +30,7 @@ class EnsembleDynamics(nn.Module):
         action_size (int): size of the encoded action.
 
     Keyword Args:
-        members (int, optional): networks, each with weights of its own. Defaults to ``1``.
+        members (int, optional): networks, each with its own weights. Defaults to ``1``.
         layers (int, optional): hidden layers. Defaults to ``2``.
         units (int, optional): size of the hidden layers. Defaults to ``64``.
         min_std (float, optional): lower bound of the standard deviation. Defaults to ``0.01``.
@@ -86,20 +86,20 @@ class EnsembleDynamics(nn.Module):
         Args:
             state (Tensor): ``[..., S]``.
             action (Tensor): ``[..., A]``.
-            member (Tensor, optional): ``[..., 1]`` int64, who predicts which row. Needed where
-                there is more than one member.
+            member (Tensor, optional): ``[..., 1]`` int64, the member that predicts each row. Needed
+                where there is more than one.
         """
         batch, rows = state.shape[:-1], state.shape[:-1].numel()
         if self.members == 1:
             mean, std = self.side_by_side(state.reshape(1, rows, -1), action.reshape(1, rows, -1))
             return mean.view_as(state), std.view_as(state)
-        # All members see all rows and one of them is picked: static shapes, on any device.
+        # All members see all rows and one of them is selected: static shapes, on any device.
         inputs = [x.reshape(1, rows, -1).expand(self.members, -1, -1) for x in (state, action)]
         index = member.reshape(1, rows, 1).expand(1, rows, state.shape[-1])
         return tuple(x.gather(0, index).view(*batch, -1) for x in self.side_by_side(*inputs))
 
     def side_by_side(self, state: Tensor, action: Tensor) -> Statistics:
-        """Mean and standard deviation ``[members, R, S]`` where each member has rows of its own.
+        """Mean and standard deviation ``[members, R, S]`` where each member has its own rows.
 
         Args:
             state (Tensor): ``[members, R, S]``.

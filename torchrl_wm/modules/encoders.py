@@ -1,4 +1,4 @@
-"""Encoders: the observations of any spec to one vector of features."""
+"""Encoders: from the observations of any spec to one vector of features."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from torchrl_wm.modules.styles import NETWORKS, SIZES, Style, check_style
 
 
 class VectorEncoder(nn.Module):
-    """Joins all vectors, numbers and classes of an observation and sends them through a perceptron.
+    """Joins all vectors, numbers and classes of an observation and sends them through an MLP.
 
     Args:
-        specs (dict): leaf specs by key; read in this order.
+        specs (dict): leaf specs by key, read in this order.
         layers (int): number of layers.
         units (int): size of the layers.
-        use_symlog (bool, optional): squashes plain numbers, not one-hot vectors, as DreamerV3 does.
+        use_symlog (bool, optional): squash plain numbers, but not one-hot vectors, as DreamerV3 does.
             Defaults to ``True``.
         activation (str, optional): Defaults to ``"silu"``.
         norm (str, optional): Defaults to ``"rms"``.
@@ -77,7 +77,7 @@ class VectorEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Base of the convolutional encoders: pictures of several entries joined along the channels.
+    """Base of the convolutional encoders: images of several entries joined along the channels.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` of equal height and width, by key.
@@ -90,7 +90,7 @@ class ImageEncoder(nn.Module):
         self.image_shape = image_shape(specs)
 
     def forward(self, observations: Observations) -> Tensor:
-        """Pictures ``[..., C, H, W]``, bytes or floats in [0, 1], to features ``[..., F]``."""
+        """Images ``[..., C, H, W]``, bytes or floats in [0, 1], to features ``[..., F]``."""
         images = [read(observations, key) for key in self.keys]
         if len({image.dtype for image in images}) > 1:
             images = [scale_image(image) for image in images]
@@ -102,12 +102,12 @@ class ImageEncoder(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1).reshape(*image.shape[:-3], self.out_features)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Centred pictures ``[N, C, H, W]`` to feature maps."""
+        """Centred images ``[N, C, H, W]`` to feature maps."""
         raise NotImplementedError
 
 
 class StridedImageEncoder(ImageEncoder):
-    """Four strided convolutions for 64x64 pictures: PlaNet, Dreamer v1 (ReLU) and v2 (ELU).
+    """Four strided convolutions for 64x64 images: PlaNet, Dreamer v1 (ReLU) and v2 (ELU).
 
     Args:
         specs (dict): image specs ``[C, 64, 64]`` by key.
@@ -117,7 +117,7 @@ class StridedImageEncoder(ImageEncoder):
         norm (str, optional): over the channels. Defaults to ``None``.
 
     Raises:
-        ValueError: for pictures of another size.
+        ValueError: for images of another size.
 
     Examples:
         >>> from torchrl.data import Unbounded
@@ -147,7 +147,7 @@ class StridedImageEncoder(ImageEncoder):
             nn.init.zeros_(conv.bias)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Centred pictures ``[N, C, 64, 64]`` to ``[N, 8 * depth, 2, 2]``."""
+        """Centred images ``[N, C, 64, 64]`` to ``[N, 8 * depth, 2, 2]``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = self.activation(over_channels(norm, conv(x)))
         return x
@@ -166,7 +166,7 @@ class PooledImageEncoder(ImageEncoder):
         norm (str, optional): Defaults to ``"rms"``.
 
     Raises:
-        ValueError: where halving the size once per layer does not end within 3 and 16.
+        ValueError: where halving the size once per layer leaves a remainder or ends outside 3 to 16.
 
     Examples:
         >>> from torchrl.data import Unbounded
@@ -195,7 +195,7 @@ class PooledImageEncoder(ImageEncoder):
         self.out_features = height * width * sizes[-1]
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Centred pictures ``[N, C, H, W]`` to ``[N, depth * mults[-1], h, w]``."""
+        """Centred images ``[N, C, H, W]`` to ``[N, depth * mults[-1], h, w]``."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.max_pool2d(conv(x), 2)
             x = self.activation(over_channels(norm, x))
@@ -206,8 +206,8 @@ class Encoder(nn.Module):
     """Vector features followed by image features.
 
     Args:
-        vector (VectorEncoder, optional): for everything that is not a picture.
-        image (ImageEncoder, optional): for the pictures.
+        vector (VectorEncoder, optional): for everything that is not an image.
+        image (ImageEncoder, optional): for the images.
     """
 
     def __init__(self, vector: VectorEncoder | None, image: ImageEncoder | None):
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The entries read."""
+        """The entries that are read."""
         vector = [] if self.vector is None else list(self.vector.specs)
         return vector + ([] if self.image is None else self.image.keys)
 
@@ -247,23 +247,23 @@ def make_encoder(
 ) -> Encoder:
     """The encoder of one of the Dreamers for any observation spec.
 
-    Pictures are three-dimensional entries ``[C, H, W]`` of bytes, or of floats in [0, 1] with at
+    Images are three-dimensional entries ``[C, H, W]`` of bytes, or of floats in [0, 1] with at
     least 8 rows and columns; all else is a vector.
 
     Args:
         observation_spec (Composite): unbatched, nested or not.
         style (str, optional): ``"planet"``, ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
-        depth (int, optional): unit of channels. Defaults to 32, 48 or 64.
-        layers (int, optional): layers for vectors. Defaults to 4, 4 or 3.
-        units (int, optional): their size. Defaults to 400, 400 or 1024.
-        use_symlog (bool, optional): squashes numbers. Defaults to whether the style is ``"v3"``.
+        depth (int, optional): unit of channels. Defaults to that of the style: 32, 32, 48 or 64.
+        layers (int, optional): layers for vectors. Defaults to that of the style: 3, 4, 4 or 3.
+        units (int, optional): their size. Defaults to that of the style: 300, 400, 400 or 1024.
+        use_symlog (bool, optional): squash numbers. Defaults to whether the style is ``"v3"``.
         norm (str, optional): normalisation in styles v1 and v2; v3 always uses RMS. Defaults to
             ``None``.
         mults (sequence of int, optional): channels in units of ``depth``; v3 only.
         kernel (int, optional): size of the filters; v3 only.
 
     Raises:
-        ValueError: for an unknown style, no entries, or a picture size that the style cannot read.
+        ValueError: for an unknown style, no entries, or an image size that the style cannot read.
         TypeError: for a spec without an encoding.
 
     Examples:

@@ -14,12 +14,11 @@ from torchrl_wm.modules.observations import Observations, read, split_observatio
 
 
 class FlatEncoder(nn.Module):
-    """Joins all observations to one vector without learning anything, so that it can be undone.
+    """Joins all observations to one vector by a fixed, invertible map.
 
-    Plain numbers go through symlog: close to the number itself where that is small, and within a
-    few units where it is large, whatever has been observed so far. (Running statistics would move
-    under the latents that a replay stores.) Classes become one-hot vectors; pictures lie in
-    [-0.5, 0.5].
+    Plain numbers go through symlog, which keeps small numbers and compresses large ones to a few units,
+    whatever has been observed so far. (Running statistics would change the meaning of the latents that a
+    replay stores.) Classes become one-hot vectors; images lie in [-0.5, 0.5].
 
     Args:
         observation_spec (Composite): unbatched, nested or not.
@@ -52,7 +51,7 @@ class FlatEncoder(nn.Module):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """The entries read."""
+        """The entries that are read."""
         return list(self.specs)
 
     def forward(self, observations: Observations) -> Tensor:
@@ -60,7 +59,7 @@ class FlatEncoder(nn.Module):
         return torch.cat([self._encode(key, read(observations, key)) for key in self.specs], -1)
 
     def inverse(self, code: Tensor) -> dict[NestedKey, Tensor]:
-        """The observations of a code ``[..., out_features]``; pictures as floats in [0, 1]."""
+        """The observations of a code ``[..., out_features]``; images as floats in [0, 1]."""
         parts = zip(self.specs, code.split(self.sizes, -1), strict=True)
         return {key: self._decode(key, part) for key, part in parts}
 

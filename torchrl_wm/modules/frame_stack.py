@@ -1,4 +1,4 @@
-"""Screens of the last steps as one observation, for models without a recurrence."""
+"""Frames of the last steps as one observation, for models without recurrence."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torchrl_wm.ranges import COUNT
 
 
 class FrameStack(TensorDictModuleBase):
-    """Puts the screens of the last ``count`` steps together, the newest last, along the channels.
+    """Stacks the frames of the last ``count`` steps along the channels, the newest last.
 
-    An environment shows one screen and a replay stores it once. While acting, the earlier ones are
+    An environment shows one frame and a replay stores it once. While acting, the earlier ones are
     carried from step to step (:meth:`forward`); in a sequence of records they are the rows before
-    (:meth:`sequence`). Both repeat the first screen of an episode where there were not yet enough, as
+    (:meth:`sequence`). Both repeat the first frame of an episode until there are enough, as
     EfficientZero (https://arxiv.org/abs/2111.00210) does. Boards and vectors stay as they are.
 
     Args:
         observation_spec (Composite): unbatched specs of what an environment shows.
-        count (int): screens seen together.
+        count (int): frames in a stack.
 
     Keyword Args:
         is_init_key (NestedKey, optional): the first step of an episode. Defaults to ``"is_init"``.
 
-    :attr:`observation_spec` is the spec of what comes out.
+    :attr:`observation_spec` is the spec of the stacked observations.
 
     Examples:
         >>> spec = Composite(pixels=Unbounded((3, 32, 32), dtype=torch.uint8))
@@ -58,7 +58,7 @@ class FrameStack(TensorDictModuleBase):
         self.out_keys = [*self.carried, *self.carried.values()]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """One step of acting ``[...]``: a copy with stacked screens and what the next step carries.
+        """One step of acting ``[...]``: a copy with stacked frames and what the next step carries.
 
         Raises:
             KeyError: for a missing entry.
@@ -77,7 +77,7 @@ class FrameStack(TensorDictModuleBase):
         return out
 
     def sequence(self, records: TensorDictBase) -> TensorDictBase:
-        """Records ``[B, T]`` with stacked screens, complete from row ``count - 1`` on; in place."""
+        """Records ``[B, T]`` with stacked frames, complete from row ``count - 1`` on; in place."""
         begins = self._required(records, self.is_init_key).reshape(records.shape)
         for key in self.carried:
             records.set(key, stack_frames(self._required(records, key), begins, self.count))
@@ -95,10 +95,10 @@ class FrameStack(TensorDictModuleBase):
 
 
 def stacking(observation_spec: Composite, count: int | None = None) -> FrameStack | None:
-    """What stacks ``count`` screens, by default 4 where there are any; None where nothing is stacked.
+    """The stack of ``count`` frames, by default 4 where there are any; None where nothing is stacked.
 
     Raises:
-        ValueError: for a count below 1, or above 1 where there are no screens.
+        ValueError: for a count below 1, or above 1 where there are no frames.
 
     Examples:
         >>> stacking(Composite(speed=Unbounded(3))) is None
@@ -118,7 +118,7 @@ def stacking(observation_spec: Composite, count: int | None = None) -> FrameStac
 
 
 def screens(observation_spec: Composite) -> dict:
-    """The pictures of a spec that are larger than a board.
+    """The images of a spec that are larger than a board.
 
     Examples:
         >>> board, screen = (Unbounded((2, n, n), dtype=torch.uint8) for n in (9, 64))

@@ -1,4 +1,4 @@
-"""Heads: features to distributions over rewards, values, ends of episodes and actions."""
+"""Heads: from features to distributions over rewards, values, ends of episodes and actions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONTINUOUS = {
 
 
 class Head(nn.Module):
-    """A perceptron, a linear layer and what its numbers mean.
+    """An MLP, a linear layer and the distribution that its outputs parametrise.
 
     Args:
         in_features (int): size of the features.
@@ -154,12 +154,12 @@ def actor_head(
     """A policy head for any action spec, over flat actions as ``ActionEncoding`` orders them.
 
     Args:
-        action_spec (TensorSpec): spec of one unbatched action, or a Composite of several; those are
+        action_spec (TensorSpec): spec of one unbatched action, or a Composite of several, which are
             drawn independently given the features.
         in_features (int): size of the features.
         continuous (str or callable, optional): policy of continuous entries: ``"tanh_normal"``
-            (Dreamer v1), ``"truncated_normal"`` (v2), ``"bounded_normal"`` (v3), or what makes an
-            output of a number of actions. Defaults to ``"bounded_normal"``.
+            (Dreamer v1), ``"truncated_normal"`` (v2), ``"bounded_normal"`` (v3), or a function from the
+            number of actions to an output. Defaults to ``"bounded_normal"``.
         unimix (float, optional): share of the uniform distribution in discrete entries. Defaults to
             ``0.0``.
         action_key (NestedKey, optional): name of a single leaf in messages. Defaults to

@@ -1,4 +1,4 @@
-"""Deterministic dynamics: a hidden state and an action to the next hidden state."""
+"""Deterministic dynamics: from a hidden state and an action to the next hidden state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchrl_wm.modules.residual import ResidualBlock
 
 
 class DenseDynamics(nn.Module):
-    """A perceptron that changes the hidden state: ``h + f(h, a)``.
+    """An MLP with a residual connection: ``h + f(h, a)``.
 
     Args:
         size (int): of the hidden state.
@@ -49,7 +49,7 @@ class DenseDynamics(nn.Module):
 
 
 class ResidualDynamics(nn.Module):
-    """Residual blocks on maps and planes of the action (MuZero on pictures and boards).
+    """Residual blocks on feature maps and action planes (MuZero on images and boards).
 
     Hidden states are flat; a map ``[C, H, W]`` is flattened as height, width, channel.
 

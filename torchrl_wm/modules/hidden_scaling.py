@@ -8,14 +8,14 @@ from torchrl_wm.functional.scaling import min_max_scale, simnorm
 
 
 class HiddenScaling(nn.Module):
-    """Keeps hidden states in a fixed range, so that neither losses nor unrolling blow them up.
+    """Keeps hidden states in a fixed range, so that neither losses nor unrolling make them explode.
 
     Args:
         kind (str): ``"minmax"`` to [0, 1] (MuZero), ``"simnorm"`` (TD-MPC2) or ``"none"``.
 
     Keyword Args:
         shape (tuple of int, optional): ``(C, H, W)`` where the hidden state is a map flattened as
-            height, width, channel: each channel is scaled by itself.
+            height, width, channel: each channel is scaled on its own.
 
     Raises:
         ValueError: for an unknown kind; the message lists the valid ones.

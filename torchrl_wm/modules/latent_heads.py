@@ -46,7 +46,8 @@ class PriorHead(nn.Module):
 class PosteriorHead(nn.Module):
     """Belief and tokens of the observation to raw latent parameters ``[..., raw_size]``.
 
-    The product with the tokens depends on no carry: ``project_tokens`` does it for a whole sequence.
+    The product with the tokens does not depend on the carry: ``project_tokens`` does it for a whole
+    sequence.
 
     Args:
         belief_size (int): size of the belief.

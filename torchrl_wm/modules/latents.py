@@ -1,6 +1,6 @@
-"""Stochastic latents: what the raw outputs of a network mean, and how to draw from them.
+"""Stochastic latents: what the raw outputs of a network mean, and how to sample from them.
 
-The draws come from outside: every ``rsample`` takes standard noise, so that training, acting and a
+Randomness comes from outside: every ``rsample`` takes standard noise, so that training, acting and a
 reference code can be given the very same draws.
 """
 
@@ -23,8 +23,11 @@ class GaussianLatent(nn.Module):
     Args:
         size (int): number of variables.
         min_std (float, optional): added to every standard deviation. Defaults to ``0.1``.
-        std (str, optional): ``"softplus"`` (PlaNet, v1) or ``"sigmoid2"`` (v2: twice the sigmoid of
-            half). Defaults to ``"softplus"``.
+        std (str, optional): ``"softplus"`` (PlaNet, v1) or ``"sigmoid2"`` (v2: ``2 * sigmoid(x / 2)``).
+            Defaults to ``"softplus"``.
+
+    Raises:
+        ValueError: for an unknown ``std``.
 
     Examples:
         >>> latent = GaussianLatent(3)
@@ -82,8 +85,8 @@ class CategoricalLatent(nn.Module):
             samples, gradients and divergences alike. ``0`` in v2, ``0.01`` in v3
             (https://arxiv.org/abs/2301.04104). Defaults to ``0.0``.
 
-    The noise is what exponential numbers divide 1 by: a sample is the class whose probability times noise
-    is largest. One-hot noise forces its class.
+    The noise is the reciprocal of Exponential(1) draws: a sample is the class whose probability times
+    noise is largest. One-hot noise forces its class.
 
     Examples:
         >>> latent = CategoricalLatent(2, 3, unimix=0.01)
@@ -106,8 +109,8 @@ class CategoricalLatent(nn.Module):
         return (raw.float().unflatten(-1, (self.size, self.classes)),)
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
-        """Reciprocals of exponential numbers, ``[*shape, S K]``."""
-        # From uniform numbers: four times as fast on a CPU as torch's exponential ones.
+        """Reciprocals of Exponential(1) draws, ``[*shape, S K]``."""
+        # From uniform draws: four times as fast on a CPU as torch's exponential ones.
         uniform = torch.rand(*shape, self.noise_size, device=device, generator=generator)
         return uniform.log_().neg_().reciprocal_()
 
@@ -141,8 +144,8 @@ class CategoricalLatent(nn.Module):
 def _softmax(logits: Tensor) -> Tensor:
     """Probabilities ``[..., S, K]``.
 
-    Few classes do not fill the vector registers of a CPU: they are laid across the variables instead,
-    which takes a fifth of the time for 4 classes and twice the time for 16.
+    A few classes do not fill the vector registers of a CPU, so the loop runs across the variables
+    instead, which takes a fifth of the time for 4 classes but twice the time for 16.
     """
     if logits.shape[-1] < 8:
         return F.softmax(logits.mT.contiguous(), -2).mT
@@ -152,8 +155,8 @@ def _softmax(logits: Tensor) -> Tensor:
 def _one_hot_of_largest(scores: Tensor) -> Tensor:
     """The first class with the largest score ``[..., S, K]``, one-hot.
 
-    Few classes are compared one after another, which a CPU does for many variables at once: a third of
-    the time of ``argmax`` for 4 classes.
+    A few classes are compared one after another, which a CPU does for many variables at once: a third
+    of the time of ``argmax`` for 4 classes.
     """
     classes = scores.shape[-1]
     if classes >= 8:

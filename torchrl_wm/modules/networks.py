@@ -1,4 +1,4 @@
-"""Dense bricks: initialisers, normalisations, block-diagonal layers and the multi-layer perceptron."""
+"""Dense bricks: initialisers, normalisations, block-diagonal layers and the MLP."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def init_trunc_normal_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tenso
 
 
 class PaddedLinear(nn.Linear):
-    """A linear layer that is fast for many odd outputs too, such as the 255 bins of a two-hot code.
+    """A linear layer that is fast for odd output sizes too, such as the 255 bins of a two-hot code.
 
-    Compiled, the product has columns of zeros up to a multiple of 16: 255 columns took a CPU twice the
-    time of 256. The parameters keep their shapes.
+    When compiled, the product is padded with zero columns to a multiple of 16: on a CPU 255 columns took
+    twice the time of 256. The parameters keep their shapes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +84,11 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(norm: Norm | None, features: int) -> nn.Module:
-    """The normalisation called ``norm`` for the last dimension: layer (eps 1e-3), RMS (eps 1e-4), none."""
+    """The normalisation called ``norm`` for the last dimension: layer (eps 1e-3), RMS (eps 1e-4), none.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
     if norm is None:
         return nn.Identity()
     if norm == "layer":
@@ -95,7 +99,11 @@ def make_norm(norm: Norm | None, features: int) -> nn.Module:
 
 
 def get_activation(name: Activation):
-    """The activation function called ``name``."""
+    """The activation function called ``name``.
+
+    Raises:
+        ValueError: for an unknown name; the message lists the valid ones.
+    """
     if name not in ACTIVATIONS:
         raise ValueError(f"Unknown activation {name!r}; expected one of {sorted(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
@@ -148,7 +156,7 @@ class MLP(nn.Module):
     Args:
         in_features (int): size of the input.
         units (int): size of every layer.
-        layers (int): number of layers; with zero the input is returned as it is.
+        layers (int): number of layers; with 0 the input is returned unchanged.
         activation (str, optional): name of the activation. Defaults to ``"silu"``.
         norm (str, optional): ``"layer"``, ``"rms"`` or ``None``. Defaults to ``None``.
         init (str, optional): initialiser of the weights. Defaults to ``"trunc_normal"``.

@@ -12,17 +12,17 @@ from torchrl.modules import ValueNorm
 class ReturnNormalizer(ValueNorm):
     """Exponential averages of two percentiles, or of mean and square (arXiv:2301.04104).
 
-    TorchRL's own ``PercentileValueNorm`` equals the percentiles without ``debias``; DreamerV3 has
-    all four forms. The averages start at 0.
+    TorchRL's own ``PercentileValueNorm`` matches the percentiles without ``debias``; DreamerV3's code
+    has all four variants. The averages start at 0.
 
     Args:
         statistic (str, optional): ``"percentile"`` (scale: the distance of the two percentiles,
             offset: the lower one) or ``"mean_std"``. Defaults to ``"percentile"``.
         rate (float, optional): weight of a new batch. Defaults to ``0.01``.
         limit (float, optional): smallest scale. Defaults to ``1.0``.
-        percentiles (tuple, optional): lower and upper, of 100. Defaults to ``(5.0, 95.0)``.
-        debias (bool, optional): divides by the total weight so far, so that the start at 0 does not
-            show. Defaults to ``False``.
+        percentiles (tuple, optional): lower and upper, in percent. Defaults to ``(5.0, 95.0)``.
+        debias (bool, optional): divide by the total weight so far, which removes the bias of the start
+            at 0. Defaults to ``False``.
 
     Raises:
         ValueError: for an unknown ``statistic``.
@@ -55,7 +55,7 @@ class ReturnNormalizer(ValueNorm):
 
     @torch.no_grad()
     def update(self, value_target: Tensor) -> None:
-        """Takes in a batch of returns of any shape."""
+        """Updates the averages with a batch of returns of any shape."""
         value = value_target.detach().float()
         if self.statistic == "percentile":
             quantiles = [p / 100 for p in self.percentiles]
@@ -77,7 +77,7 @@ class ReturnNormalizer(ValueNorm):
         return (second - first.square()).clamp_min(0).sqrt().clamp_min(self.limit)
 
     def normalize(self, value_target: Tensor) -> Tensor:
-        """Less the offset, divided by the scale."""
+        """The values minus the offset, divided by the scale."""
         return (value_target - self.offset()) / self.scale()
 
     def denormalize(self, normalised_value: Tensor) -> Tensor:

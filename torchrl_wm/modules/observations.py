@@ -1,4 +1,4 @@
-"""Which entries of an observation are pictures, which are vectors, and what sizes networks take."""
+"""Which entries of an observation are images, which are vectors, and which sizes networks accept."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Specs = Mapping[NestedKey, TensorSpec]
 
 
 def split_observations(observation_spec: Composite) -> tuple[dict, dict]:
-    """The vector entries and the picture entries of a spec, each sorted by key.
+    """The vector entries and the image entries of a spec, each sorted by key.
 
-    A picture is a three-dimensional entry ``[C, H, W]`` of bytes (0 to 255), of booleans (the planes of a
+    An image is a three-dimensional entry ``[C, H, W]`` of bytes (0 to 255), of booleans (the planes of a
     board), or of floats with at least 8 rows and columns; all else counts as a vector.
 
     Raises:
-        ValueError: for a spec without entries or a picture whose channels come last.
+        ValueError: for a spec without entries or an image whose channels come last.
         TypeError: for a spec that has no flat form; the message names the entry.
 
     Examples:
@@ -46,7 +46,7 @@ def read(observations: Observations, key: NestedKey) -> Tensor:
     """The entry ``key``.
 
     Raises:
-        KeyError: where it is missing; the message names what is there.
+        KeyError: where it is missing; the message names the entries found.
     """
     value = observations.get(key, None)
     if value is None:
@@ -57,10 +57,10 @@ def read(observations: Observations, key: NestedKey) -> Tensor:
 
 
 def image_shape(specs: Specs) -> tuple[int, int, int]:
-    """Channels of all pictures together, their common height and width.
+    """Channels of all images together, their common height and width.
 
     Raises:
-        ValueError: where two pictures differ in height or width.
+        ValueError: where two images differ in height or width.
     """
     sizes = {key: tuple(spec.shape[-2:]) for key, spec in specs.items()}
     if len(set(sizes.values())) > 1:
@@ -69,7 +69,7 @@ def image_shape(specs: Specs) -> tuple[int, int, int]:
 
 
 def check_size_64(specs: Specs) -> None:
-    """Raises a ValueError where a picture is not 64x64."""
+    """Raises a ValueError where an image is not 64x64."""
     for key, spec in specs.items():
         if tuple(spec.shape[-2:]) != (64, 64):
             raise ValueError(

@@ -35,7 +35,7 @@ class Output(nn.Module):
     """Base: ``layers`` are the sizes of the raw parts, ``size`` their sum.
 
     Args:
-        *layers (int): sizes of the parts that a reference code computes with layers of their own.
+        *layers (int): sizes of the parts that a reference code computes with separate layers.
     """
 
     def __init__(self, *layers: int):
@@ -48,10 +48,10 @@ class Output(nn.Module):
 
 
 class SideBySide(nn.Module):
-    """Linear layers that read the same features, their results joined.
+    """Linear layers that read the same features and whose results are joined.
 
-    Initialisers look at a layer's size, and DreamerV3 clips the gradient of each weight by the norm of
-    that weight: one layer for means and deviations would learn otherwise.
+    Initialisers depend on a layer's size, and DreamerV3 clips the gradient of each weight by the norm of
+    that weight: a single layer for means and deviations would learn differently.
 
     Args:
         in_features (int): size of the features.
@@ -116,7 +116,7 @@ class SymlogOutput(_Shaped):
 
 
 class BernoulliOutput(_Shaped):
-    """Yes-or-no events of ``shape``.
+    """Binary events of ``shape``.
 
     Examples:
         >>> BernoulliOutput()(torch.zeros(2, 1)).mean
@@ -151,8 +151,8 @@ class HyperbolicTwoHotOutput(Output):
     """A categorical over a transformed scalar (MuZero); targets and predictions are ``[..., 1]``.
 
     Args:
-        support (int, optional): the largest atom, of the squashed scalar; the atoms are the whole
-            numbers from ``-support`` to ``support``. 300 reaches 58,000. Defaults to ``300``.
+        support (int, optional): the largest atom of the squashed scalar; the atoms are the integers
+            from ``-support`` to ``support``. 300 covers scalars up to 58,000. Defaults to ``300``.
 
     Raises:
         ValueError: for a support below 1.
@@ -191,7 +191,7 @@ class OneHotOutput(Output):
 
 
 class IndexOutput(Output):
-    """An output over the flat form of an entry whose own form is an index or several.
+    """An output over the flat form of an entry that itself consists of one or several indices.
 
     Args:
         base (Output): over the flat form.
@@ -208,7 +208,7 @@ class IndexOutput(Output):
 
 
 class Indices(Distribution):
-    """A one-hot distribution seen through the indices of a spec: targets and mode are indices."""
+    """A one-hot distribution in terms of a spec's indices: targets and mode are indices."""
 
     arg_constraints = {}
 
@@ -236,9 +236,9 @@ class TanhNormalOutput(Output):
 
     Args:
         size (int): number of actions.
-        mean_scale (float, optional): the mean before the tanh stays below it. Defaults to ``5.0``.
-        init_std (float, optional): standard deviation where the raw number is 0, less ``min_std``.
-            Defaults to ``5.0``.
+        mean_scale (float, optional): bound of the mean before the tanh. Defaults to ``5.0``.
+        init_std (float, optional): standard deviation for a raw output of 0, before ``min_std`` is
+            added. Defaults to ``5.0``.
         min_std (float, optional): smallest standard deviation. Defaults to ``1e-4``.
 
     Examples:
@@ -283,7 +283,7 @@ class TruncatedNormalOutput(Output):
 class BoundedNormalOutput(Output):
     """DreamerV3's continuous policy: a plain normal with a bounded mean and standard deviation.
 
-    Samples are neither squashed nor clipped; the log-probability is that of the raw sample.
+    Samples are neither squashed nor clipped; log-probabilities are those of the raw samples.
 
     Args:
         size (int): number of actions.

@@ -1,4 +1,4 @@
-"""Pictures of fewer bits, as PlaNet's world model sees them."""
+"""Images reduced to fewer bits, as PlaNet's world model sees them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchrl_wm.modules.observations import split_observations
 
 
 class QuantizeImages(nn.Module):
-    """Replaces byte pictures by floats of a few bits with noise in their place (arXiv:1811.04551).
+    """Turns byte images into floats of a few bits, with noise in the dropped ones (arXiv:1811.04551).
 
     The noise is drawn anew in every call; encoder and likelihood have to see the same draw, so this
     comes before both.
 
     Args:
-        observation_spec (Composite): unbatched specs; all entries of byte pictures are replaced.
+        observation_spec (Composite): unbatched specs; all byte images are replaced.
         bits (int): bits that are kept.
 
     Raises:
@@ -43,7 +43,7 @@ class QuantizeImages(nn.Module):
         self.bits = bits
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """A shallow copy of the TensorDict ``[...]`` with the pictures as floats in [0, 1)."""
+        """A shallow copy of the TensorDict ``[...]`` with the images as floats in [0, 1)."""
         out = tensordict.copy()
         for key in self.keys:
             out.set(key, quantize_image(tensordict.get(key), self.bits))

@@ -1,4 +1,4 @@
-"""Residual networks for pictures and boards (MuZero, https://arxiv.org/abs/1911.08265, appendix F)."""
+"""Residual networks for images and boards (MuZero, https://arxiv.org/abs/1911.08265, appendix F)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torchrl_wm.modules.encoders import ImageEncoder
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, on maps ``[N, C, H, W]``.
+    """Two 3x3 convolutions with a skip connection, on maps ``[N, C, H, W]``.
 
-    Normalised over channels and positions of one sample (a group norm of one group): unlike batch
-    normalisation it is the same function in training and in the search.
+    Normalised over the channels and positions of each sample (a group norm of one group), which unlike
+    batch normalisation is the same function in training and in the search.
 
     Args:
-        channels (int): of input and output.
+        channels (int): channels of input and output.
     """
 
     def __init__(self, channels: int):
@@ -30,15 +30,15 @@ class ResidualBlock(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, channels) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the same shape."""
+        """Maps ``[N, C, H, W]`` to maps of the same shape."""
         out = F.relu(self.norms[0](self.convs[0](x)))
         return F.relu(x + self.norms[1](self.convs[1](out)))
 
 
 class ResidualImageEncoder(ImageEncoder):
-    """Residual blocks, and for larger pictures a sixteenth of their height and width.
+    """Residual blocks; images are downsampled to a sixteenth of their height and width.
 
-    Boards, of at most 19 rows and columns, keep their size.
+    Boards, which have at most 19 rows and columns, keep their size.
 
     Args:
         specs (dict): image specs ``[C, H, W]`` of equal height and width, by key.
@@ -48,7 +48,7 @@ class ResidualImageEncoder(ImageEncoder):
         blocks (int, optional): residual blocks at each size. Defaults to ``1``.
 
     Raises:
-        ValueError: for pictures whose height or width is no multiple of 16.
+        ValueError: for images whose height or width is not a multiple of 16.
 
     Examples:
         >>> import torch
@@ -93,5 +93,5 @@ class ResidualImageEncoder(ImageEncoder):
         return [ResidualBlock(channels) for _ in range(count)]
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Centred pictures ``[N, C, H, W]`` to maps ``[N, *map_shape]``."""
+        """Centred images ``[N, C, H, W]`` to maps ``[N, *map_shape]``."""
         return self.layers(x)

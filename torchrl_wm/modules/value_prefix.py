@@ -15,11 +15,11 @@ from torchrl_wm.ranges import COUNT
 class ValuePrefix(nn.Module):
     """Predicts the sum of the rewards since the last reset, from the hidden states on the way.
 
-    In which step of a blurred prediction a reward arrives need not be known to know their sum. A
-    recurrent cell reads the hidden state after each step; after ``horizon`` steps it starts anew, in a
-    search as in training. What it carries, the *memory* ``[..., size]``, belongs to the latent: the
-    cell's two states, the sum so far, the reward of the last step, and the steps since the reset. Zeros
-    begin.
+    Unlike single rewards, their sum can be predicted without knowing the exact step in which each
+    arrives. A recurrent cell reads the hidden state after each step and is reset every ``horizon``
+    steps, in a search as in training. What it carries, the *memory* ``[..., size]``, is part of the
+    latent: the cell's two states, the sum so far, the reward of the last step, and the steps since the
+    reset. It starts as zeros.
 
     Args:
         in_features (int): size of the hidden state.
@@ -68,7 +68,7 @@ class ValuePrefix(nn.Module):
     def unroll(self, hidden: Tensor) -> Distribution:
         """Distributions ``[B, K + 1]`` over the sums along hidden states ``[B, K + 1, in_features]``.
 
-        The first state is that of the root: no reward arrived there, and its entry means nothing.
+        The first state is the root's: no reward arrived there, and its entry is meaningless.
         """
         state = cell = hidden.new_zeros(len(hidden), self.sizes[0])
         states = [state]
@@ -85,7 +85,7 @@ class ValuePrefix(nn.Module):
 
 
 class RewardOf(NamedTuple):
-    """A reward that is known: only ``mean [..., 1]`` of a distribution."""
+    """A known reward: of a distribution it has only the ``mean [..., 1]``."""
 
     mean: Tensor
 
@@ -93,7 +93,7 @@ class RewardOf(NamedTuple):
 class PrefixReward(nn.Module):
     """Reads the reward off features that end with the memory of a :class:`ValuePrefix`.
 
-    Takes the place of a reward head where rewards are predicted and not trained.
+    Replaces a reward head where rewards are predicted but not trained.
 
     Examples:
         >>> features = torch.tensor([[0.1, 0.2, 3.0, 7.0, 1.0]])

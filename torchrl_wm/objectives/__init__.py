@@ -1,4 +1,4 @@
-"""Losses as TorchRL LossModules, and the objects in which the algorithms differ."""
+"""Losses as TorchRL LossModules, and the parts in which the algorithms differ."""
 
 from torchrl_wm.objectives.actor_gradients import (
     Mixed,

@@ -17,7 +17,7 @@ class ThroughDynamics(nn.Module):
         """The objective ``[...]`` to maximise, from ``target [..., 1]``.
 
         Raises:
-            ValueError: where the return has no graph, so that the actor would not be trained.
+            ValueError: where the return has no graph, since the actor would not be trained.
         """
         if not target.requires_grad:
             raise ValueError(
@@ -44,6 +44,9 @@ class Mixed(nn.Module):
 
     Args:
         share (float): weight of the gradient through the dynamics, between 0 and 1.
+
+    Raises:
+        ValueError: for a share outside [0, 1]; when called, where the return has no graph.
     """
 
     through_dynamics = True
@@ -58,7 +61,11 @@ class Mixed(nn.Module):
     def forward(
         self, policy: Distribution, action: Tensor, target: Tensor, advantage: Tensor
     ) -> Tensor:
-        """The objective ``[...]`` to maximise."""
+        """The objective ``[...]`` to maximise, from the arguments of both gradients.
+
+        Raises:
+            ValueError: where the return has no graph.
+        """
         inputs = (policy, action, target, advantage)
         return self.share * self.dynamics(*inputs) + (1 - self.share) * self.reinforce(*inputs)
 
@@ -70,7 +77,7 @@ def make_actor_gradient(name: str, mix: float = 0.1) -> ActorGradient:
     """The gradient called ``"dynamics"``, ``"reinforce"`` or ``"mixed"`` (with the share ``mix``).
 
     Raises:
-        ValueError: for an unknown name; the message lists the valid ones.
+        ValueError: for an unknown name; the message lists the valid ones. Or for a ``mix`` outside [0, 1].
 
     Examples:
         >>> make_actor_gradient("reinforce")

@@ -18,10 +18,10 @@ from torchrl_wm.objectives.masking import masked_mean
 
 
 class ActorLoss(LossModule):
-    """Raises imagined returns and the entropy of the policy.
+    """Maximises imagined returns and the entropy of the policy.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,
-    ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` where imagination has kept it.
+    ``lambda_target``, ``baseline`` and ``weight``, and ``raw_policy`` if imagination has stored it.
     Writes ``loss_actor`` and the metrics ``entropy``, ``advantage`` and ``value`` (the mean baseline),
     scalars.
 
@@ -31,8 +31,21 @@ class ActorLoss(LossModule):
 
     Keyword Args:
         entropy_scale (float, optional): weight of the entropy. Defaults to ``0.0``.
-        normalizer (nn.Module, optional): a return normaliser; it sees the returns first, then its scale
+        normalizer (nn.Module, optional): a return normaliser, such as
+            :class:`~torchrl_wm.modules.ReturnNormalizer`; it is updated with the returns, then its scale
             divides returns and advantages. Defaults to ``None``.
+
+    Examples:
+        >>> from torchrl.data import OneHot
+        >>> from torchrl_wm.modules import actor_head
+        >>> from torchrl_wm.objectives import Reinforce
+        >>> actor = actor_head(OneHot(3), 16, layers=1, units=8)
+        >>> loss = ActorLoss(actor, Reinforce(), entropy_scale=3e-4)
+        >>> rows = TensorDict({"features": torch.randn(5, 16), "action": torch.eye(3)[[0, 1, 2, 0, 1]]}, [5])
+        >>> for key in ("lambda_target", "baseline", "weight"):
+        ...     rows[key] = torch.ones(5, 1)
+        >>> sorted(loss(rows).keys())
+        ['advantage', 'entropy', 'loss_actor', 'value']
     """
 
     @dataclass
@@ -66,7 +79,7 @@ class ActorLoss(LossModule):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Entries of the imagined rows that are read."""
+        """The entries of the imagined rows that are read."""
         keys_ = self.tensor_keys
         return [keys_.features, keys_.action, keys_.lambda_target, keys_.baseline, keys_.weight]
 

@@ -1,4 +1,4 @@
-"""Which reward, value and action belong to which imagined state: the one place where the Dreamers index.
+"""Which reward, value and action belong to which imagined state: all indexing of the Dreamers is here.
 
 A trajectory is a TensorDict ``[H + 1, N]`` (time first) of imagined states, the start included, with
 ``features``, the ``action`` taken there, and the heads' ``reward``, ``continuation`` (a discount) and
@@ -23,7 +23,7 @@ WEIGHT = "weight"
 def align_v1(
     trajectory: TensorDictBase, lambda_: float = 0.95
 ) -> tuple[TensorDictBase, TensorDictBase]:
-    """Dreamer v1: the start state is dropped, H - 1 returns that include the state's own reward.
+    """Dreamer v1: without the start state; H - 1 returns that include the state's own reward.
 
     Examples:
         >>> entries = {k: torch.ones(4, 2, 1) for k in ("reward", "continuation", "state_value")}
@@ -41,7 +41,7 @@ def align_v1(
 def align_v2(
     trajectory: TensorDictBase, lambda_: float = 0.95
 ) -> tuple[TensorDictBase, TensorDictBase]:
-    """Dreamer v2: H returns with the state's own reward; the actor is scored by the next state's.
+    """Dreamer v2: H returns with the state's own reward; the actor is trained on the next state's return.
 
     Examples:
         >>> entries = {k: torch.ones(4, 2, 1) for k in ("reward", "continuation", "state_value")}
@@ -59,9 +59,9 @@ def align_v2(
 def align_v3(
     trajectory: TensorDictBase, lambda_: float = 0.95, discount: float = 1.0
 ) -> tuple[TensorDictBase, TensorDictBase]:
-    """DreamerV3: H returns of the rewards that arrive later; the start counts by its continuation.
+    """DreamerV3: H returns of the rewards that arrive later; the start is weighted by its continuation.
 
-    ``discount`` multiplies a continuation that does not contain it.
+    ``discount`` multiplies continuations that do not include it.
 
     Examples:
         >>> entries = {k: torch.ones(4, 2, 1) for k in ("reward", "continuation", "state_value")}
@@ -86,7 +86,7 @@ def _state_reward_return(trajectory: TensorDictBase, lambda_: float) -> Tensor:
 
 
 def _weights(continuation: Tensor) -> Tensor:
-    """1 for the first row, then the product of the continuations before."""
+    """1 for the first row, then the product of the earlier continuations."""
     ones = torch.ones_like(continuation[:1])
     return torch.cat([ones, continuation[:-1].detach()]).cumprod(0)
 

@@ -23,7 +23,7 @@ class CriticLoss(LossModule):
     """Fits the distribution of a critic to lambda returns.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,
-    ``lambda_target`` and ``weight``, and ``value_units`` where :meth:`evaluate` has made them. Writes
+    ``lambda_target`` and ``weight``, and ``value_units`` if :meth:`evaluate` has made them. Writes
     ``loss_critic``, a scalar.
 
     Args:
@@ -34,6 +34,17 @@ class CriticLoss(LossModule):
             :class:`torchrl.objectives.SoftUpdate` or ``HardUpdate``. Defaults to ``True``.
         slow_regularization (float, optional): weight of the distance to the slow critic's mean
             (DreamerV3). Defaults to ``0.0``.
+
+    Raises:
+        ValueError: for ``slow_regularization`` without a slow critic.
+
+    Examples:
+        >>> from torchrl_wm.modules import TwoHotHead
+        >>> loss = CriticLoss(TwoHotHead(16, layers=1, units=8), slow_regularization=1.0)
+        >>> rows = TensorDict({"features": torch.randn(5, 16)}, [5])
+        >>> rows["lambda_target"], rows["weight"] = torch.randn(5, 1), torch.ones(5, 1)
+        >>> loss(rows)["loss_critic"].shape, loss.slow(rows["features"]).mean.shape
+        (torch.Size([]), torch.Size([5, 1]))
     """
 
     @dataclass
@@ -66,7 +77,7 @@ class CriticLoss(LossModule):
         return [self.tensor_keys.features, self.tensor_keys.lambda_target, self.tensor_keys.weight]
 
     def slow(self, features: Tensor) -> Distribution:
-        """The slow critic's distribution; where there is no slow critic, the critic's."""
+        """The slow critic's distribution, or the critic's if there is no slow one."""
         with self.target_critic_params.to_module(self.critic):
             return self.critic(features)
 
@@ -82,12 +93,12 @@ class CriticLoss(LossModule):
     def evaluate(self, trajectory: TensorDictBase) -> Tensor:
         """Writes ``state_value`` ``[T, N, 1]`` into imagined states ``[T, N]``, with one pass of a Head.
 
-        For critics that the returns pass no gradient to (REINFORCE): the loss of the same states needs
-        no second pass through the hidden layers. The last layer is applied again: its many logits and
-        their gradients cost a CPU more to carry from one compiled phase to the next than to compute.
+        For critics that get no gradient from the returns (REINFORCE): the loss of the same states needs no
+        second pass through the hidden layers. The last layer is applied again: on a CPU its many logits
+        and their gradients cost more to pass from one compiled phase to the next than to compute.
 
         Returns:
-            ``value_units [T - 1, N, U]``, with its graph: the last hidden layer of all but the last state.
+            ``value_units [T - 1, N, U]``, with their graph: the last hidden layer of all but the last state.
         """
         features = trajectory.get(self.tensor_keys.features).detach()
         with self.critic_params.to_module(self.critic):
@@ -100,7 +111,7 @@ class CriticLoss(LossModule):
     def terms(self, features: Tensor, target: Tensor, units: Tensor | None = None) -> Tensor:
         """Negative log-likelihood ``[...]`` of returns ``[..., 1]``.
 
-        ``units``, from :meth:`evaluate`, stand for what the critic's hidden layers make of the features.
+        ``units``, from :meth:`evaluate`, replace the output of the critic's hidden layers.
         """
         slow = None
         if self.slow_regularization:
@@ -124,7 +135,7 @@ class CriticLoss(LossModule):
         prediction = self.critic(features) if units is None else self.critic.conclude(units)
         if slow is None:
             return -prediction.log_prob(target)
-        # Both targets in one call, which passes over the logits once.
+        # Both targets in one call, which reads the logits once.
         fit, regularization = prediction.log_prob(torch.stack([target, slow])).unbind()
         return -fit - self.slow_regularization * regularization
 
@@ -146,15 +157,30 @@ class ReplayCriticLoss(LossModule):
     Reads step records ``[B, T]`` with ``features`` (with their graph), ``reward``, ``is_last``,
     ``terminated`` and ``bootstrap`` (the return imagined from each state). Writes
     ``loss_replay_critic``. Truncations bootstrap fully, terminations not at all; the last step of each
-    sequence and of each episode trains nothing.
+    sequence and of each episode is not trained on.
 
     Args:
-        critic_loss (CriticLoss): whose critic is trained; it keeps the parameters.
+        critic_loss (CriticLoss): the loss whose critic is trained; it keeps the parameters.
 
     Keyword Args:
         discount (float): discount of one step.
         lambda_ (float, optional): mixture of the returns. Defaults to ``0.95``.
         scale (float, optional): weight of the loss. Defaults to ``0.3``.
+
+    Raises:
+        ValueError: when called on sequences of a single step.
+
+    Examples:
+        >>> from torchrl_wm.modules import TwoHotHead
+        >>> critic_loss = CriticLoss(TwoHotHead(16, layers=1, units=8))
+        >>> loss = ReplayCriticLoss(critic_loss, discount=0.99)
+        >>> records = TensorDict({"features": torch.randn(2, 9, 16)}, [2, 9])
+        >>> for key in ("reward", "bootstrap"):
+        ...     records[key] = torch.randn(2, 9, 1)
+        >>> for key in ("is_last", "terminated"):
+        ...     records[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> loss(records)["loss_replay_critic"].shape
+        torch.Size([])
     """
 
     @dataclass
@@ -179,7 +205,7 @@ class ReplayCriticLoss(LossModule):
         scale: float = 0.3,
     ):
         super().__init__()
-        self.__dict__["critic_loss"] = critic_loss  # not registered: the parameters are not ours
+        self.__dict__["critic_loss"] = critic_loss  # not registered: not our parameters
         self.discount, self.lambda_, self.scale = discount, lambda_, scale
 
     @property

@@ -1,4 +1,4 @@
-"""How the divergence between posterior and prior becomes a loss: the rules of PlaNet and the Dreamers.
+"""The divergence of posterior and prior as a loss: the rules of PlaNet and the Dreamers.
 
 A rule takes ``kl`` (a function of two sets of latent statistics, ``[...]`` nats), the statistics of the
 posterior and the prior, and ``mean`` (the average over the steps that count), and returns named scalars.
@@ -21,7 +21,7 @@ def _detached(statistics: Statistics) -> Statistics:
 
 
 class ExcessKL(nn.Module):
-    """PlaNet: what exceeds the free nats in each step, then the average.
+    """PlaNet (https://arxiv.org/abs/1811.04551): the excess over the free nats in each step, averaged.
 
     Args:
         free_nats (float, optional): nats of each step that cost nothing. Defaults to ``3.0``.
@@ -43,7 +43,7 @@ class ExcessKL(nn.Module):
 
 
 class ClippedKL(nn.Module):
-    """Dreamer v1: the average over batch and time first, then at least the free nats.
+    """Dreamer v1 (https://arxiv.org/abs/1912.01603): the average over batch and time, floored.
 
     Args:
         free_nats (float, optional): floor of the average. Defaults to ``3.0``.
@@ -78,8 +78,17 @@ class BalancedKL(nn.Module):
         free_nats (float, optional): floor of each term. Defaults to ``0.0``.
         free_average (bool, optional): the floor applies to the average instead of each step.
             Defaults to ``True``.
-        forward_kl (bool, optional): KL of the prior from the posterior instead. Defaults to ``False``.
-        scale (float, optional): weight of the whole. Defaults to ``1.0``.
+        forward_kl (bool, optional): use the KL of the prior from the posterior. Defaults to ``False``.
+        scale (float, optional): weight of the loss. Defaults to ``1.0``.
+
+    Raises:
+        ValueError: for a balance outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> kl = lambda posterior, prior: posterior[0] - prior[0]
+        >>> BalancedKL()(kl, (torch.tensor([3.0, 5.0]),), (torch.zeros(2),), torch.mean)["kl"]
+        tensor(4.)
     """
 
     names = ("kl",)

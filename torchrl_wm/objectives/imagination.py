@@ -19,7 +19,7 @@ from torchrl_wm.world_models import WorldModel
 
 @contextmanager
 def _held_out(module: nn.Module) -> Iterator[None]:
-    """Inside, no parameter of ``module`` is trained; those that were frozen before stay so."""
+    """Inside, no parameter of ``module`` is trained; those that were frozen before stay frozen."""
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -33,19 +33,35 @@ def _held_out(module: nn.Module) -> Iterator[None]:
 class Imagination(nn.Module):
     """Rolls an actor through a world model and asks the heads about every imagined state.
 
+    The world model is not trained by the result: its parameters only pass gradients on.
+
     Args:
         world_model (WorldModel): the model; without a continuation head the discount is constant.
         actor (Head): features to a distribution over encoded actions.
-        critic (callable, optional): features to a distribution over returns; the slow one where targets
-            ask for it. ``None`` where :meth:`CriticLoss.evaluate` says the values.
+        critic (callable, optional): features to a distribution over returns; the slow critic where it
+            makes the targets. ``None`` where :meth:`CriticLoss.evaluate` supplies the values.
         horizon (int): number of imagined steps ``H``.
 
     Keyword Args:
         discount (float): continuation where the model does not predict one.
         through_dynamics (bool, optional): keep the graph from values to actions (actors trained through
-            the dynamics). Without it nothing here is differentiated. Defaults to ``False``.
+            the dynamics). Without it only the actor's own graph is kept. Defaults to ``False``.
 
-    The world model is not trained by what comes out of here: its parameters only pass gradients on.
+    Raises:
+        ValueError: for a horizon below 1.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.modules import TwoHotHead, actor_head
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=OneHot(2))
+        >>> model = make_rssm(*specs, belief_size=16, hidden_size=16, units=16)
+        >>> actor = actor_head(specs[1], model.feature_size, layers=1, units=16)
+        >>> critic = TwoHotHead(model.feature_size, layers=1, units=16)
+        >>> imagine = Imagination(model, actor, critic, 15, discount=0.99)
+        >>> trajectory = imagine(model.initial([8]))
+        >>> trajectory["state_value"].shape, trajectory["action"].shape
+        (torch.Size([16, 8, 1]), torch.Size([16, 8, 2]))
     """
 
     def __init__(
@@ -74,8 +90,8 @@ class Imagination(nn.Module):
         """Imagines from latents ``[...]`` (``N`` in all), which are detached.
 
         Keyword Args:
-            start_continuation (Tensor, optional): what is known of the start states, ``[..., 1]``, in
-                place of the prediction (Dreamer v2).
+            start_continuation (Tensor, optional): the known continuation of the start states,
+                ``[..., 1]``, instead of the predicted one (Dreamer v2).
             noise (Tensor, optional): noise of the model's draws, ``[N, H, noise size]``.
 
         Returns:
@@ -101,7 +117,7 @@ class Imagination(nn.Module):
         return trajectory
 
     def compile_steps(self, **options) -> None:
-        """Compiles the actor, and what the heads say about the imagined states.
+        """Compiles the actor, and the heads on the imagined states.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
@@ -110,10 +126,10 @@ class Imagination(nn.Module):
         self._judge = compile_function(self._judge, **options)
 
     def _acting(self, policies: list[Tensor]) -> Callable[[Tensor], Tensor]:
-        """Features ``[N, F]`` to actions ``[N, A]``; what the actor said joins ``policies``.
+        """Features ``[N, F]`` to actions ``[N, A]``; the actor's raw outputs are appended to ``policies``.
 
-        The features' graph is cut, as in every Dreamer. The actor's is kept, so that its loss needs no
-        second pass.
+        The features are detached, as in every Dreamer. The actor's graph is kept, so that its loss needs
+        no second pass.
         """
         learning = torch.is_grad_enabled()
 

@@ -1,4 +1,4 @@
-"""Averages over the steps that count."""
+"""Means over unmasked steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 def masked_mean(value: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of ``value [...]`` over the steps where ``mask`` (``[...]`` or ``[..., 1]``) is True.
 
-    Padded steps may hold any finite numbers; what is computed from a not-a-number there is left out of
-    the mean, but its gradient would still be one. Where no step counts the mean is 0.
+    Padded steps may hold any finite numbers; a NaN there is left out of the mean, but gradients through
+    it would still be NaN. Without any unmasked step the mean is 0.
 
     Examples:
         >>> import torch

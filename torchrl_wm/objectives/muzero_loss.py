@@ -19,15 +19,16 @@ class MuZeroLoss(LossModule):
     """Trains a MuZero model on sequences with targets (https://arxiv.org/abs/1911.08265, appendix G).
 
     The model represents record ``root`` of each sequence and follows the actions of the next
-    ``unroll_steps`` records. The gradients of all heads after the first are scaled by ``1 / K``, and
-    that of the hidden state by one half where the dynamics read it: on the chain and not on the heads.
+    ``unroll_steps`` records. The losses of all steps after the first are scaled by ``1 / K``, and the
+    gradient of the hidden state by one half where the dynamics read it: along the unroll, not on its way
+    to the heads.
 
     Reads ``[B, L]`` records as :class:`~torchrl_wm.data.UnrolledTargets` completes them. Writes
     ``loss_policy``, ``loss_value``, ``loss_reward`` and, where the model has the parts,
     ``loss_consistency`` and one ``loss_*`` for each decoded observation, scalars; the metrics
     ``value``, ``entropy``, ``value_beyond_support`` and ``reward_beyond_support`` (shares of targets
-    that the support cannot express, which are trained as its end); and ``priority``
-    ``[B, K + 1, 1]``, the errors of the values.
+    outside the support, which are clamped to its ends); and ``priority`` ``[B, K + 1, 1]``, the absolute
+    errors of the values.
 
     Args:
         world_model (MuZeroModel): the model. A copy is kept as target parameters, for
@@ -37,9 +38,10 @@ class MuZeroLoss(LossModule):
         unroll_steps (int): ``K``.
         root (int, optional): position of the root in a sequence. Defaults to ``0``.
         policy_scale, reward_scale (float, optional): weights of the terms. Default to ``1.0``.
-        value_scale (float, optional): as in Reanalyze. Defaults to ``0.25``.
-        consistency_scale (float, optional): as in EfficientZero. Defaults to ``2.0``.
-        reconstruction_scale (float, optional): Defaults to ``1.0``.
+        value_scale (float, optional): weight of the value, as in Reanalyze. Defaults to ``0.25``.
+        consistency_scale (float, optional): weight of the consistency, as in EfficientZero. Defaults to
+            ``2.0``.
+        reconstruction_scale (float, optional): weight of the reconstruction. Defaults to ``1.0``.
         entropy_scale (float, optional): weight of the policy's entropy. Defaults to ``0.0``.
 
     Policies are learned from ``search_policy``, the probabilities of one-hot actions, or where the
@@ -47,8 +49,25 @@ class MuZeroLoss(LossModule):
     (Sampled MuZero, https://arxiv.org/abs/2104.06303).
 
     Raises:
-        ValueError: for sequences that are too short.
-        KeyError: for a missing entry.
+        ValueError: when called on anything but ``[B, L]`` records with ``L`` at least
+            ``root + unroll_steps + 1``.
+        KeyError: when called on records that lack an entry.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> model = make_muzero(Composite(joints=Unbounded(6)), Composite(action=OneHot(2)), support=20)
+        >>> loss = MuZeroLoss(model, unroll_steps=5)
+        >>> target = {key: torch.zeros(3, 6, 1) for key in ("value", "reward")}
+        >>> for key in ("value_mask", "reward_mask", "policy_mask", "observed_mask"):
+        ...     target[key] = torch.ones(3, 6, 1, dtype=torch.bool)
+        >>> target["action"] = torch.eye(2)[torch.randint(2, (3, 6))]
+        >>> records = TensorDict({"joints": torch.randn(3, 6, 6), "target": target}, [3, 6])
+        >>> out = loss(records.set("search_policy", torch.full((3, 6, 2), 0.5)))
+        >>> sorted(key for key in out.keys() if key.startswith("loss_"))
+        ['loss_policy', 'loss_reward', 'loss_value']
+        >>> out["priority"].shape
+        torch.Size([3, 6, 1])
     """
 
     @dataclass
@@ -110,7 +129,12 @@ class MuZeroLoss(LossModule):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """The losses of records ``[B, L]``."""
+        """The losses of records ``[B, L]``.
+
+        Raises:
+            ValueError: for a batch of another shape, or too short a sequence.
+            KeyError: for a missing entry.
+        """
         stop = self.root + self.unroll_steps + 1
         if tensordict.ndim != 2 or tensordict.shape[1] < stop:
             raise ValueError(

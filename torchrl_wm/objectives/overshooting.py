@@ -1,4 +1,4 @@
-"""Latent overshooting: predictions over several steps held against the posteriors they should meet."""
+"""Latent overshooting: comparing predictions over several steps with the posteriors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torchrl_wm.world_models import WorldModel
 class LatentOvershooting(nn.Module):
     """Divergence of posteriors from priors predicted 2 to ``distance`` steps ahead (arXiv:1811.04551).
 
-    From the latents before every step the model predicts on with the recorded actions; the posteriors
-    are not trained by it. A prediction never crosses the beginning of an episode. The one-step prior is
-    left to the ordinary divergence. PlaNet's paper introduces it; its final agent does without.
+    From the latents before every step the model predicts ahead with the recorded actions. The posteriors
+    are detached as targets. A prediction never crosses the beginning of an episode. The one-step prior
+    is left to the ordinary divergence. PlaNet's paper introduces the term; its final agent does without.
 
     Args:
         distance (int): number of steps predicted from each start.
@@ -26,6 +26,18 @@ class LatentOvershooting(nn.Module):
 
     Raises:
         ValueError: for a distance below 2.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=OneHot(2))
+        >>> model = make_rssm(*specs, belief_size=16, hidden_size=16, units=16)
+        >>> records = model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> records["is_init"] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> records["previous_action"] = torch.zeros(2, 9, 2)
+        >>> carry = model.initial([2])
+        >>> LatentOvershooting(3)(model, model.observe(records, carry), records, carry).shape
+        torch.Size([])
     """
 
     def __init__(self, distance: int, *, free_nats: float = 3.0, scale: float = 1.0):
@@ -61,7 +73,7 @@ class LatentOvershooting(nn.Module):
         latents = tuple(
             _before(observed.get(key), carry.get(key), is_init) for key in world_model.latent_keys
         )
-        # Where a sequence ends, _ahead goes on with its beginning: numbers that are finite and masked.
+        # Past the end of a sequence, _ahead wraps around to its beginning: finite values, masked below.
         inside = torch.arange(is_init.shape[1], device=is_init.device)
         begun = counts
         if world_model.latent_is_observation:
@@ -80,11 +92,11 @@ class LatentOvershooting(nn.Module):
 
 
 def _before(latents: Tensor, carry: Tensor, is_init: Tensor) -> Tensor:
-    """The latents ``[B, T, S]`` of the row before each; zeros where an episode begins."""
+    """The latents ``[B, T, S]`` of the previous row; zeros where an episode begins."""
     before = torch.cat([carry.unsqueeze(1), latents[:, :-1]], 1)
     return before * ~is_init.unsqueeze(-1)
 
 
 def _ahead(value: Tensor, steps: int) -> Tensor:
-    """What stands ``steps`` rows later in ``[B, T, ...]``."""
+    """The entries ``steps`` rows later in ``[B, T, ...]``, wrapping around."""
     return value.roll(-steps, 1)

@@ -8,15 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_ROWS = 5 * 2**10  # the logits of more rows fall out of a CPU's cache between two passes
+_ROWS = 5 * 2**10  # the logits of more rows do not stay in a CPU's cache between two passes
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """What ``function`` makes of ``rows [T, ..., F]``, a few of the first dimension at a time.
+    """Applies ``function`` to ``rows [T, ..., F]``, a few of the first dimension at a time.
 
     Args:
         function (callable): rows ``[t, ..., F]`` to ``[t, ...]``.
-        rows (Tensor): what it is applied to.
+        rows (Tensor): the input, ``[T, ..., F]``.
+
+    Returns:
+        Tensor: the results, joined along the first dimension.
 
     Examples:
         >>> in_pieces(lambda x: x.sum(-1), torch.ones(3, 4096, 2)).shape

@@ -21,10 +21,13 @@ from torchrl_wm.world_models import WorldModel
 class WorldModelLoss(LossModule):
     """Trains a world model on sequences of step records.
 
-    Reads ``[B, T + 1]`` step records; row 0 trains nothing, its latents are the carry of row 1. Writes
-    one ``loss_*`` scalar for each decoded observation, for reward, continuation and each term of the
-    divergence rule, and the posterior ``latents`` ``[B, T]`` of rows 1 to T with their graph, for the
-    losses of actor and critic and for the replay. Steps whose mask entry is False count in no loss.
+    Reads ``[B, T + 1]`` step records; row 0 is not trained on, its latents are the carry of row 1. Writes
+    one ``loss_*`` scalar for each decoded observation, for reward, continuation, overshooting and each
+    term of the divergence rule; the metric ``kl``, the mean divergence in nats before scaling and free
+    nats; and the posterior ``latents`` ``[B, T]`` of rows 1 to T with their graph, for the losses of
+    actor and critic and for the replay. Steps whose mask entry is False count in none of the means.
+
+    An entry ``noise`` ``[B, T + 1, noise size]`` (row 0 unused), where present, replaces the draws.
 
     Args:
         world_model (WorldModel): the model; its reward head, continuation head and decoder are
@@ -37,10 +40,26 @@ class WorldModelLoss(LossModule):
         continuation_discount (float, optional): the target of the continuation is this number where
             the episode goes on and 0 where it terminated. Defaults to ``1.0``.
         overshooting (LatentOvershooting, optional): a term over predictions of several steps.
+            Defaults to none.
         squash_reward (bool, optional): learn the tanh of the reward (Dreamer v2 on Atari).
             Defaults to ``False``.
 
-    An entry ``noise`` ``[B, T + 1, noise size]`` (row 0 unused), where present, gives the draws.
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.objectives import SeparateKL
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> specs = Composite(joints=Unbounded(6)), Composite(action=OneHot(2))
+        >>> model = make_rssm(*specs, belief_size=16, hidden_size=16, units=16)
+        >>> loss = WorldModelLoss(model, SeparateKL())
+        >>> records = model.initial([2, 9]).update({"joints": torch.randn(2, 9, 6)})
+        >>> for key in ("is_init", "terminated"):
+        ...     records[key] = torch.zeros(2, 9, 1, dtype=torch.bool)
+        >>> records["reward"], records["previous_action"] = torch.zeros(2, 9, 1), torch.zeros(2, 9, 2)
+        >>> out = loss(records)
+        >>> sorted(key for key in out.keys() if key.startswith("loss_"))
+        ['loss_continuation', 'loss_dynamics', 'loss_joints', 'loss_representation', 'loss_reward']
+        >>> out["latents"]["belief"].shape
+        torch.Size([2, 8, 16])
     """
 
     @dataclass
@@ -90,18 +109,27 @@ class WorldModelLoss(LossModule):
 
     @property
     def out_keys(self) -> list[NestedKey]:
-        """The losses, and the latents."""
+        """The losses, the unscaled divergence and the latents."""
         model, names = self.world_model, list(self.divergence.names)
         if model.decoder is not None:
             names += [_name(key) for key in model.decoder.out_keys]
-        names += ["overshooting"] * (self.overshooting is not None)
-        names += ["reward"] * (model.reward_head is not None)
-        names += ["continuation"] * (model.continuation_head is not None)
-        return [*(f"loss_{name}" for name in names), self.tensor_keys.latents]
+        if self.overshooting is not None:
+            names.append("overshooting")
+        if model.reward_head is not None:
+            names.append("reward")
+        if model.continuation_head is not None:
+            names.append("continuation")
+        return [*(f"loss_{name}" for name in names), "kl", self.tensor_keys.latents]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """The losses of step records ``[B, T + 1]``."""
+        """The losses of step records ``[B, T + 1]``.
+
+        Raises:
+            KeyError: for an entry of ``in_keys`` that is missing.
+            ValueError: for a batch that is not ``[B, T + 1]`` with ``T`` at least 1, or an observation,
+                action or latent of another shape than the specs say.
+        """
         if tensordict.ndim < 2 or tensordict.shape[-1] < 2:
             raise ValueError(
                 f"The world model loss reads step records [B, T + 1] with T at least 1, not a batch of "

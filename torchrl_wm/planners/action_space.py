@@ -14,10 +14,10 @@ from torchrl_wm.modules.encoding import groups
 class ActionSpace(nn.Module):
     """The flat actions of an :class:`~torchrl_wm.modules.actions.ActionEncoding`, normalised.
 
-    Bounded numbers are scaled to [-1, 1] and clipped there, unbounded ones stay as they are, one-hot
-    groups hold 0 and 1. A distribution is a ``mean`` and a ``std``, ``[..., A]``: for numbers those of
-    a normal, and for classes the ``mean`` is their probabilities (the average of one-hot vectors, so
-    a refit to samples is the same operation for both) and the ``std`` has no meaning.
+    Bounded numbers are scaled to [-1, 1] and clipped there, unbounded ones are unchanged, one-hot groups
+    hold 0 and 1. A distribution is a ``mean`` and a ``std``, ``[..., A]``: for numbers those of a normal;
+    for classes the ``mean`` holds their probabilities (the average of one-hot vectors, so that refitting
+    to samples is the same operation for both) and the ``std`` has no meaning.
 
     Args:
         encoding (ActionEncoding): the flat form.
@@ -27,7 +27,7 @@ class ActionSpace(nn.Module):
             Defaults to ``True``.
 
     Raises:
-        ValueError: for an empty action, or for infinite bounds that numbers should be scaled by.
+        ValueError: for an empty action, or infinite bounds to scale by.
 
     Examples:
         >>> from torchrl.data import Composite
@@ -84,8 +84,8 @@ class ActionSpace(nn.Module):
     def sample(self, mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
         """Draws normalised actions ``[..., A]`` from unit normal noise ``[..., A]``.
 
-        Classes are drawn by the Gumbel trick from the same normal noise, so coloured noise makes
-        them persistent in time.
+        Classes are drawn by the Gumbel trick from the same normal noise, so with coloured noise they
+        persist in time.
         """
         draw = self.clip(torch.addcmul(mean, std, noise))
         for part in self.classes:
@@ -103,7 +103,7 @@ class ActionSpace(nn.Module):
         return normalised.clamp(self.low, self.high) if self.clipped else normalised
 
     def actions(self, normalised: Tensor) -> Tensor:
-        """Flat actions ``[..., A]`` of normalised ones."""
+        """Flat actions ``[..., A]`` from normalised ones."""
         return (
             torch.addcmul(self.middle, self.half_range, normalised) if self.scaled else normalised
         )
@@ -117,7 +117,7 @@ class ActionSpace(nn.Module):
         return self.clip(actions)
 
     def soften(self, mean: Tensor) -> Tensor:
-        """Probabilities half way to the uniform ones: those of a refit exclude what was not drawn."""
+        """Averages probabilities with uniform ones: after a refit, classes that were not drawn have 0."""
         if not (self.classes or self.yes_no):
             return mean
         mean = mean.clone()
@@ -136,7 +136,7 @@ def _consecutive(start: int, counts: list[int]) -> list[slice]:
 
 def _bounds(key, spec: TensorSpec, scale: bool) -> tuple[Tensor, Tensor]:
     low, high = spec.space.low.float().flatten(), spec.space.high.float().flatten()
-    # Suites write the largest number of the type where they mean no bound.
+    # Suites use the largest number of the type for no bound.
     largest = torch.finfo(torch.float32).max
     if scale and not ((low > -largest).all() and (high < largest).all()):
         raise ValueError(

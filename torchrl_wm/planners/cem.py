@@ -6,11 +6,11 @@ from torchrl_wm.planners.planner import Planner
 
 
 class CEMPlanner(Planner):
-    """Cross-entropy method: the distribution is refitted to the best sequences, all of equal weight.
+    """Cross-entropy method: refits the distribution to the best sequences, all with equal weight.
 
-    By default the planner of PlaNet (https://arxiv.org/abs/1811.04551): it begins anew in every step,
-    refits mean and population variance to the sequences as they were clipped, and acts on the mean.
-    PlaNet draws 1000 candidates in 10 iterations with 100 elites and a horizon of 12.
+    By default the planner of PlaNet (https://arxiv.org/abs/1811.04551): it starts afresh in every step,
+    refits mean and population variance to the clipped sequences, and acts on the mean. PlaNet draws 1000
+    candidates in each of 10 iterations, with 100 elites and a horizon of 12.
 
     Takes the arguments of :class:`~torchrl_wm.planners.Planner`; the first seven are those of
     :class:`torchrl.modules.CEMPlanner`.

@@ -15,24 +15,24 @@ from torchrl_wm.world_models import WorldModel
 
 
 class ICEMPlanner(Planner):
-    """iCEM (https://arxiv.org/abs/2008.06389): coloured noise, elites that are used again, best action.
+    """iCEM (https://arxiv.org/abs/2008.06389): coloured noise, reused elites, the best sequence.
 
-    Fewer sequences are drawn in later iterations; some of the elites are candidates of the next
-    iteration, and of the next step, shifted by one with a fresh last action; the mean is a candidate
-    of the last iteration. The defaults are those of the reference code.
+    Later iterations draw fewer sequences; some of the elites are candidates in the next iteration and in
+    the next step (shifted by one, with a fresh last action); the mean is a candidate in the last
+    iteration. The defaults are those of the reference code.
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
         planning_horizon, optim_steps, num_candidates, top_k, reward_key, action_key: see
             :class:`~torchrl_wm.planners.Planner`. Default to 30, 3, 40 and 10.
 
     Keyword Args:
         noise_exponent (float, optional): colour of the noise, see
-            :func:`~torchrl_wm.functional.coloured_noise`; the paper takes 0.25 to 3.5, more where
-            slow movements are wanted. Defaults to ``3.0``.
-        population_decay (float, optional): factor by which each iteration draws less; at least twice
-            ``top_k`` stay. Defaults to ``1.25``.
-        keep_elites (float, optional): share of the elites that is used again. Defaults to ``0.3``.
+            :func:`~torchrl_wm.functional.coloured_noise`; the paper uses 0.25 to 3.5, larger ones for
+            slow movements. Defaults to ``3.0``.
+        population_decay (float, optional): factor by which the number of samples falls in each
+            iteration, down to at least twice ``top_k``. Defaults to ``1.25``.
+        keep_elites (float, optional): share of the elites that is reused. Defaults to ``0.3``.
         momentum, init_std, select, warm_start: see the base class. Default to ``0.1``, ``0.5``,
             ``"best"`` and ``True``.
         elites_key (NestedKey, optional): where kept elites are carried. Defaults to ``"plan_elites"``.
@@ -104,7 +104,7 @@ class ICEMPlanner(Planner):
         return kept
 
     def _most_probable(self, mean: Tensor) -> Tensor:
-        """The mean as a sequence that can be tried out: classes as one-hot vectors."""
+        """The mean as a sequence that can be evaluated: classes as one-hot vectors."""
         return self.space.sample(mean, torch.zeros_like(mean), torch.zeros_like(mean))
 
     def _carried_elites(self, rows: TensorDictBase, mean: Tensor) -> Tensor | None:

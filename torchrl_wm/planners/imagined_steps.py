@@ -1,4 +1,4 @@
-"""Imagination of a small world model, one step after another, without torch between them."""
+"""Imagination of a small world model, step by step, without torch in between."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LARGEST = 2**21  # rows times weights: where there are more, torch's own produc
 class ImaginedSteps:
     """Latents, rewards and continuations along action sequences, as a model's program predicts them.
 
-    A :class:`~torchrl_wm.planners.tree_search.program.Program` carries out one step for a few rows before
-    the next few, which for networks of some ten units takes half the time of recorded operations. It is
-    written down at the first plan, and again where the parameters are others, or elsewhere. Models that
-    no program can express, and large ones, have none.
+    A :class:`~torchrl_wm.planners.tree_search.program.Program` executes one step for a few rows at a time,
+    which for networks with tens of units takes half the time of recorded operations. It is recorded in
+    the first plan, and again when the parameters are replaced or moved. Large models, and those that no
+    program can express, have none.
 
     Args:
         model (WorldModel): with a reward head, and perhaps one for the continuation.
@@ -36,7 +36,7 @@ class ImaginedSteps:
     def program(
         self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
     ) -> Program | None:
-        """What imagines sequences ``[H, N, ...]`` from latents ``[N, size]``; ``None`` where nothing does."""
+        """The program for sequences ``[H, N, ...]`` from latents ``[N, size]``, or ``None``."""
         tensors = (actions, noise, *latents)
         if torch.is_autocast_enabled("cpu") or any(
             not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
@@ -46,7 +46,7 @@ class ImaginedSteps:
             self._record(actions[0], noise[0], latents)
         if self._program is None or not _pays(self._program.network.weights.size, actions.shape[1]):
             return None
-        if self._agrees is None:  # only now: what never pays is never compiled
+        if self._agrees is None:  # only now: programs that never pay are never compiled
             self._agrees = self._check(actions[0], noise[0], latents)
         if not self._agrees:
             return None
@@ -61,7 +61,7 @@ class ImaginedSteps:
         index, found = np.arange(rows), np.empty((len(actions), rows, program.width), np.float32)
         arrays = tuple(x.numpy() for x in state)
         steps = zip(actions.contiguous().numpy(), noise.contiguous().numpy(), found, strict=True)
-        for action, draw, out in steps:  # a state takes the place of the one before
+        for action, draw, out in steps:  # each state overwrites the one before
             instructions.run(program.network, index, index, (action, draw, *arrays), 0, out)
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
@@ -93,7 +93,7 @@ class ImaginedSteps:
 
 
 def _inputs(action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a program is recorded with: rows, latents, and places for the following ones."""
+    """The inputs that a program is recorded with: rows, latents, and places for the following ones."""
     index, tensors = torch.arange(len(action)), [_own(x) for x in (action, noise, *latents)]
     return index, index, *tensors, *map(torch.clone, tensors)
 

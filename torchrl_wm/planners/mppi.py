@@ -14,16 +14,16 @@ from torchrl_wm.world_models import WorldModel
 
 
 class MPPIPlanner(Planner):
-    """MPPI: the distribution is refitted to the best sequences, weighed by ``exp(temperature * return)``.
+    """MPPI: refits the distribution to the best sequences, weighted by ``exp(temperature * return)``.
 
     Returns are taken relative to the best one, so their level does not matter and nothing overflows.
     The refit is that of TD-MPC2 (https://arxiv.org/abs/2310.16828), which plans 3 steps with 512
-    candidates, of which 24 are proposals, 64 elites, 6 iterations, ``temperature=0.5``,
-    ``init_std=2``, ``min_std=0.05``, ``max_std=2``, a warm start and a terminal value. (There a
-    return that is not a number counts as 0, which is a good one where rewards are negative.)
+    candidates, 24 of them proposals, 64 elites, 6 iterations, ``temperature=0.5``, ``init_std=2``,
+    ``min_std=0.05``, ``max_std=2``, a warm start and a terminal value. (There a NaN return counts as
+    0, which is a good one where rewards are negative.)
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
         advantage_module (callable, optional): a TorchRL value estimator; sequences in an environment
             are then judged by the ``advantage`` that it writes for their first step.
         temperature (float, optional): multiplies the returns. Defaults to ``1.0``.
@@ -67,5 +67,5 @@ class MPPIPlanner(Planner):
 
     def _weights(self, returns: Tensor) -> Tensor:
         usable = returns[:, :1] > -torch.inf
-        returns = torch.where(usable, returns, 0)  # all are unusable: all count the same
+        returns = torch.where(usable, returns, 0)  # where all are unusable, all count the same
         return torch.softmax(self.temperature * returns, 1)

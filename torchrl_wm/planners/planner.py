@@ -1,4 +1,4 @@
-"""What all planners by sampling share: draw action sequences, try them out, refit to the best."""
+"""The base of sampling planners: draw action sequences, evaluate them, refit to the best."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from torchrl_wm.planners.simulators import make_simulator
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
-_VARIANCE_FLOOR = 1e-6  # PlaNet's: equal samples still leave a little deviation
+_VARIANCE_FLOOR = 1e-6  # PlaNet's: even equal samples leave some deviation
 
 
 class Planner(TensorDictModuleBase):
     """Base of the planners: a policy for any collector that optimises a sequence in every step.
 
-    Reads the state (the latents of a world model after ``filter``, or what a stateless environment
-    reads), of any batch size ``[...]``, writes the first action of the plan in the environment's own
-    encoding. Every batch entry has candidates and elites of its own. In each of ``optim_steps``
-    iterations ``num_candidates`` sequences are drawn, tried out, and the distribution is refitted to
-    the ``top_k`` best. A return that is not finite counts as minus infinity; where no other is found
-    the action is arbitrary, and a warning says so. Nothing is differentiated.
+    Reads the state (the latents of a world model after ``filter``, or the inputs of a stateless
+    environment) of any batch size ``[...]`` and writes the first action of the plan in the environment's
+    own encoding. Every batch entry has its own candidates and elites. In each of ``optim_steps``
+    iterations ``num_candidates`` sequences are drawn and evaluated, and the distribution is refitted to
+    the ``top_k`` best. Non-finite returns count as minus infinity; where all are, the action is
+    arbitrary, and a warning says so. Nothing is differentiated.
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out: a world model with a reward head,
-            or an environment that is not batch-locked.
+        env (EnvBase or WorldModel): where sequences are evaluated: a world model with a reward head, or
+            an environment that is not batch-locked.
         planning_horizon (int): steps of a sequence.
         optim_steps (int): iterations.
-        num_candidates (int): sequences tried out in an iteration, proposals included.
+        num_candidates (int): sequences evaluated in an iteration, proposals included.
         top_k (int): sequences that the distribution is refitted to.
         reward_key (NestedKey, optional): the reward of an environment. Defaults to its only one.
         action_key (NestedKey, optional): where the action is written, for an environment with one
-            action entry. Defaults to that entry; several are all written under their own names.
+            action entry. Defaults to that entry; several entries are written under their own names.
 
     Keyword Args:
         discount (float, optional): of one step. Defaults to ``1.0``.
-        terminal_value (callable, optional): worth of the last state: for a world model a function of
+        terminal_value (callable, optional): value of the last state: for a world model a function from
             features ``[N, F]`` to ``[N, 1]``, for an environment a module that writes
             ``"state_value"``.
         proposal_policy (callable, optional): proposes sequences that are among the candidates of every
-            iteration: for a world model a function of features ``[N, F]`` to flat actions ``[N, A]``,
+            iteration: for a world model a function from features ``[N, F]`` to flat actions ``[N, A]``,
             for an environment a policy on TensorDicts.
         num_proposals (int, optional): how many sequences it proposes. Defaults to ``0``.
         momentum (float, optional): share of the distribution kept in a refit. Defaults to ``0.0``.
@@ -58,10 +58,10 @@ class Planner(TensorDictModuleBase):
             Defaults to ``1.0``.
         min_std, max_std (float, optional): floor and ceiling after a refit, in the same unit. Default
             to ``0.0`` and no ceiling.
-        select (str, optional): what is acted on: the ``"mean"`` after the last iteration, or its
-            ``"best"`` sequence. Defaults to ``"mean"``.
-        warm_start (bool, optional): begin with the plan of the step before, shifted by one, its last
-            action repeated. The plan is carried in ``plan_key``: append
+        select (str, optional): act on the ``"mean"`` after the last iteration, or on its ``"best"``
+            sequence. Defaults to ``"mean"``.
+        warm_start (bool, optional): start from the plan of the previous step, shifted by one, with its
+            last action repeated. The plan is carried in ``plan_key``: append
             :meth:`make_tensordict_primer` to the environment. Defaults to ``False``.
         scale_by_bounds (bool, optional): draw bounded numbers over their range; otherwise with mean 0
             and deviation ``init_std``, clipped. Defaults to ``True``.
@@ -75,7 +75,7 @@ class Planner(TensorDictModuleBase):
     Raises:
         ValueError: for a batch-locked environment, more elites than candidates, an empty action,
             infinite bounds to scale by, or a number out of range.
-        TypeError: for an ``env`` that is neither.
+        TypeError: for an ``env`` that is neither an environment nor a world model.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class Planner(TensorDictModuleBase):
         written = self.simulator.encoding.in_keys if self.action_key is None else [self.action_key]
         self.out_keys = [*written, *carried]
 
-    # -- what is carried -------------------------------------------------------------------------
+    # -- carried entries -------------------------------------------------------------------------
     @property
     def carried_spec(self) -> Composite:
-        """Spec of what is carried from step to step, unbatched; empty without a warm start."""
+        """Unbatched spec of the entries carried from step to step; empty without a warm start."""
         spec = Composite()
         for key, shape in self.carried.items():
             spec[key] = Unbounded(shape)
@@ -157,9 +157,9 @@ class Planner(TensorDictModuleBase):
     def compile_steps(self, **options) -> Planner:
         """Compiles the imagination of a world model, all steps of a plan at once.
 
-        For small networks, where the operations themselves are short: at 32 units a plan took 0.7 of
-        the time of a recorded one, at PlaNet's size none was won. Compiling takes a minute or more for
-        each number of candidates and rows, so iCEM's falling numbers wait several times.
+        Useful for small networks, whose operations are short: with 32 units a plan took 0.7 times as
+        long as a recorded one, at PlaNet's size there was no gain. Compiling takes a minute or more for
+        each number of candidates and rows, so iCEM, whose numbers fall, compiles several times.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
@@ -195,10 +195,10 @@ class Planner(TensorDictModuleBase):
 
         Keyword Args:
             noise (sequence of Tensor, optional): the unit normal draws of each iteration,
-                ``[n, samples, H, A]``, drawn where missing.
+                ``[n, samples, H, A]``. Drawn by default.
 
         Returns:
-            The plan ``[n, H, A]``, normalised and flat, and what is carried to the next step.
+            The plan ``[n, H, A]``, normalised and flat, and the entries carried to the next step.
 
         Raises:
             KeyError: for a missing entry.
@@ -213,7 +213,7 @@ class Planner(TensorDictModuleBase):
             drawn = self.space.sample(mean.unsqueeze(1), std.unsqueeze(1), draws)
             candidates = torch.cat([drawn, *proposals, *self._kept(i, mean, elites)], 1)
             returns = self.simulator.returns(start, self.space.actions(candidates), self.generator)
-            # A return that is not a number would win or lose comparisons at random.
+            # A NaN return would win or lose comparisons arbitrarily.
             returns = returns.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
             returns, index = returns.topk(self.top_k, dim=1)
             elites = candidates.gather(1, index[..., None, None].expand(-1, -1, *mean.shape[1:]))
@@ -223,7 +223,7 @@ class Planner(TensorDictModuleBase):
         return plan, self._carry(mean, elites)
 
     def _warn_of_nothing_usable(self, best: Tensor) -> None:
-        """Warns of rows without a finite return: nothing was chosen there, the action is arbitrary."""
+        """Warns of rows without a finite return, where the action is arbitrary."""
         if count := int((best == -torch.inf).sum()):
             warnings.warn(
                 f"{type(self).__name__}: in {count} of {len(best)} rows no candidate has a finite return, "
@@ -242,7 +242,7 @@ class Planner(TensorDictModuleBase):
             new_mean, new_std = new_mean.lerp(mean, self.momentum), new_std.lerp(std, self.momentum)
         return new_mean, new_std.clamp(self.min_std, self.max_std)
 
-    # -- what planners differ in -----------------------------------------------------------------
+    # -- where planners differ -------------------------------------------------------------------
     def _weights(self, returns: Tensor) -> Tensor:
         """Weights ``[n, top_k]`` of the elites, which sum to 1, from their returns, best first."""
         usable = returns > -torch.inf
@@ -259,7 +259,7 @@ class Planner(TensorDictModuleBase):
         return torch.randn(size, device=self.space.middle.device, generator=self.generator)
 
     def _kept(self, iteration: int, mean: Tensor, elites: Tensor | None) -> list[Tensor]:
-        """Further candidates ``[n, *, H, A]`` that are kept from before."""
+        """Candidates ``[n, *, H, A]`` that are reused from the iteration or step before."""
         return []
 
     def _carried_elites(self, rows: TensorDictBase, mean: Tensor) -> Tensor | None:
@@ -267,7 +267,7 @@ class Planner(TensorDictModuleBase):
         return None
 
     def _carry(self, mean: Tensor, elites: Tensor) -> dict[NestedKey, Tensor]:
-        """What the next step begins with."""
+        """The entries that the next step starts from."""
         return {self.plan_key: mean} if self.plan_key in self.carried else {}
 
     # -- beginning -------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Planner(TensorDictModuleBase):
         return torch.where(self._fresh(rows)[:, None, None], initial, shifted), std
 
     def _fresh(self, rows: TensorDictBase) -> Tensor:
-        """Rows ``[n]`` that have no plan: a new episode, or the zeros of the primer (a warm-up)."""
+        """Rows ``[n]`` without a plan: a new episode, or the primer's zeros (after a warm-up)."""
         nothing = (rows.get(self.plan_key) == 0).flatten(1).all(1)
         return rows.get(self.is_init_key).reshape(len(rows)) | nothing
 

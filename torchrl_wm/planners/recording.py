@@ -1,4 +1,4 @@
-"""Functions of tensors whose operations are recorded once and then called without Python between them."""
+"""Functions of tensors whose operations are recorded once and then run without Python in between."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SHAPES = 16
 class Recording:
     """A function of tensors, recorded by ``torch.jit.trace`` for every shape of its inputs.
 
-    With small networks most of the time of a plan is spent between the operations: recorded ones take
-    less than half. A recording holds references to parameters, so training goes on being seen. Under
-    autocast nothing is recorded. Copies and pickles begin without recordings.
+    With small networks most of the time of a plan is overhead between the operations; recorded ones take
+    less than half of it. A recording holds references to parameters, so it follows their training. Under
+    autocast nothing is recorded. Copies and pickles start without recordings.
 
     Args:
-        function (callable): of tensors, a method of a module; no random numbers, and no choice that
-            depends on values.
+        function (callable): a method of a module, on tensors, without random numbers and without
+            branches that depend on values.
 
     Examples:
         >>> layer = torch.nn.Linear(2, 1)
@@ -57,7 +57,7 @@ class Recording:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> Callable:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of shapes turned into numbers: they are fixed
+            warnings.simplefilter("ignore")  # about shapes turned into constants: they are fixed
             inputs = tuple(value.clone() for value in inputs)
             try:
                 recorded = torch.jit.trace(_Module(self.function), inputs, check_trace=False)
@@ -66,7 +66,7 @@ class Recording:
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).strip().splitlines()[-1]
             else:
-                return recorded.forward  # the module's own call does more before it gets there
+                return recorded.forward  # without the overhead of the module's own call
         logging.getLogger(__name__).warning(
             "The operations of %s cannot be recorded (%s); planning calls them one by one, which is "
             "slower. Set trace=False to do so without this message.",
@@ -80,7 +80,7 @@ class Recording:
 
 
 class _Module(torch.nn.Module):
-    """A method under the only name that a tracer knows, with the module that holds its parameters."""
+    """A method named ``forward``, as a tracer needs it, with the module that holds its parameters."""
 
     def __init__(self, function: Callable):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an action sequence would bring: in a world model, or in a stateless environment."""
+"""Returns of action sequences, in a world model or in a stateless environment."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _BLOCK = 1024  # rows that a head reads at once: more would leave the cache betw
 class ModelSimulator(nn.Module):
     """Returns of action sequences in a world model, by its batched imagination on plain tensors.
 
-    Rewards are the means of the reward head at the imagined states. Where the model predicts a
-    continuation, what follows a state is weighed by it, the reward that arrives with it is not.
+    Rewards are the means of the reward head at the imagined states. A predicted
+    continuation weights everything after its state, but not the reward that arrives with the state.
 
     Args:
         model (WorldModel): with a reward head.
@@ -39,8 +39,8 @@ class ModelSimulator(nn.Module):
         terminal_value (callable, optional): features ``[N, F]`` of the last states to values ``[N, 1]``.
         particles (int, optional): trajectories of each action sequence, averaged; in an ensemble of
             dynamics each follows one member. Defaults to one for each member.
-        sample_latents (bool, optional): draw the latents; otherwise the most probable ones are
-            followed. Defaults to ``True``.
+        sample_latents (bool, optional): sample the latents; otherwise follow the most probable ones.
+            Defaults to ``True``.
         trace (bool, optional): record the operations, see :class:`ImaginedSteps` for small models and
             :class:`Recording` for others. Defaults to ``True``.
 
@@ -74,7 +74,7 @@ class ModelSimulator(nn.Module):
         self.imagined = Recording(self._imagine) if trace else self._imagine
 
     def compile_steps(self, **options) -> None:
-        """Compiles the imagination, in place of recording it.
+        """Compiles the imagination instead of recording it.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
@@ -112,7 +112,7 @@ class ModelSimulator(nn.Module):
         return total.view(n, candidates, self.particles).mean(-1)
 
     def _imagine(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
-        """Weighed sum of the rewards ``[N]``, last features ``[N, F]``, what their value counts ``[N]``."""
+        """Weighted sum of rewards ``[N]``, last features ``[N, F]`` and the weight of their value ``[N]``."""
         features = torch.cat(self.model.unroll(latents, actions, noise), -1)
         blocks = features.flatten(0, 1).split(_BLOCK)
         reward = torch.cat([self.model.reward_head(block).mean for block in blocks])
@@ -123,7 +123,7 @@ class ModelSimulator(nn.Module):
         return total, features[-1], tail
 
     def _weigh(self, reward: Tensor, goes_on: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Weighed sum of rewards ``[H, N]``, and what the value of the last state counts, ``[N]``."""
+        """Weighted sum of rewards ``[H, N]``, and the weight of the last state's value, both ``[N]``."""
         horizon, tail = len(reward), reward.new_full(reward.shape[1:], self.discount ** len(reward))
         if self.discount != 1:
             steps = torch.arange(horizon, device=reward.device)
@@ -154,7 +154,7 @@ class ModelSimulator(nn.Module):
     def _noise(self, horizon: int, rows: int, device, generator: torch.Generator | None) -> Tensor:
         noise = self.model.trajectory_noise(horizon, rows, device, generator)
         if not self.sample_latents:
-            # Only the draws of the state: which member of an ensemble predicts stays as it is.
+            # Only the draws of the state: the choice of the ensemble's member is kept.
             noise[..., : self.model.latent.noise_size] = self.model.latent.mode_noise
         return noise
 
@@ -162,7 +162,7 @@ class ModelSimulator(nn.Module):
 class EnvSimulator(nn.Module):
     """Returns of action sequences in a stateless environment, by stepping it.
 
-    After a step that ends the episode no reward counts, nor does a terminal value.
+    After a step that ends the episode neither rewards nor a terminal value count.
 
     Args:
         env (EnvBase): an environment that takes inputs of any batch size; transforms that are appended
@@ -302,7 +302,7 @@ def make_simulator(
     A :class:`~torchrl_wm.envs.LearnedEnv` that only steps its model is simulated by the model itself.
 
     Args:
-        env (EnvBase or WorldModel): where sequences are tried out.
+        env (EnvBase or WorldModel): where sequences are evaluated.
 
     Keyword Args:
         discount, terminal_value (optional): see the two simulators.
@@ -310,9 +310,8 @@ def make_simulator(
         **model_options: ``particles``, ``sample_latents`` and ``trace`` of :class:`ModelSimulator`.
 
     Raises:
-        TypeError: for something that is neither.
-        ValueError: for an option that only an environment has, or only a world model, or a discount
-            that is not between 0 and 1.
+        TypeError: for an ``env`` that is neither an environment nor a world model.
+        ValueError: for an option that applies only to the other kind, or a discount outside [0, 1].
     """
     if not 0 <= discount <= 1:
         raise ValueError(f"discount={discount} must lie between 0 and 1.")
@@ -398,7 +397,7 @@ def _single_reward(env: EnvBase) -> NestedKey:
 
 
 def _outermost_done(env: EnvBase) -> list[NestedKey]:
-    """The ``done`` entries nearest to the root: that of a team goes before those of its members."""
+    """The ``done`` entries nearest to the root: that of a team takes precedence over its members'."""
     found = [_as_tuple(key) for key in env.done_keys if _as_tuple(key)[-1] == "done"]
     depth = min(map(len, found))
     return [key for key in found if len(key) == depth]

@@ -1,4 +1,4 @@
-"""Whether a module's tensors are still those that something was recorded from."""
+"""Detecting that a module's tensors were replaced after a recording."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class Watched:
-    """Notices that a module has other tensors than before.
+    """Detects that a module has other tensors than before.
 
-    A recording keeps the parameters that it has seen, so training, which overwrites them, shows. Other
-    parameters in their place (``load_state_dict(assign=True)``, ``TensorDict.to_module``, a new head),
-    or the same ones in another memory, do not.
+    A recording refers to the parameters it was made with, so it follows training, which updates them in
+    place. It does not follow replaced parameters (``load_state_dict(assign=True)``,
+    ``TensorDict.to_module``, a new head), or the same ones in new memory.
 
     Args:
-        module (nn.Module): what is watched.
+        module (nn.Module): the watched module.
 
     Examples:
         >>> layer = nn.Linear(1, 1)
@@ -29,11 +29,11 @@ class Watched:
 
     def __init__(self, module: nn.Module):
         self.module = module
-        self._tensors: list[Tensor] = []  # kept, so that no other gets the identity of one
+        self._tensors: list[Tensor] = []  # kept alive, so that no other tensor gets the id of one
         self._places: list[int] | None = None
 
     def changed(self) -> bool:
-        """Whether the tensors are others than at the last call; True the first time."""
+        """Whether the tensors differ from those at the last call; True the first time."""
         tensors = list(_tensors(self.module))
         places = [x.data_ptr() for x in tensors]
         same = places == self._places
@@ -46,7 +46,7 @@ class Watched:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, found in a tenth of the time that ``module.parameters()`` takes."""
+    """Parameters and buffers, in a tenth of the time that ``module.parameters()`` takes."""
     modules = [module]
     while modules:
         module = modules.pop()

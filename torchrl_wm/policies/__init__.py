@@ -1,4 +1,4 @@
-"""How to act: policies that filter, actors and planners, and exploration."""
+"""Acting: policies that filter and then act, plan or search, and exploration."""
 
 from torchrl_wm.policies.exploration import GaussianNoise, RandomChoice, make_exploration
 from torchrl_wm.policies.filtering_actor import FilteringActor

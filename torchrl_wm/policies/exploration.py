@@ -16,6 +16,9 @@ class GaussianNoise(nn.Module):
         std (float): standard deviation of the noise.
         low, high (Tensor or float, optional): bounds ``[A]``. Default to -1 and 1.
 
+    Raises:
+        ValueError: for a negative ``std``.
+
     Examples:
         >>> GaussianNoise(0.0)(torch.tensor([0.5, 2.0]))
         tensor([0.5000, 1.0000])
@@ -35,11 +38,14 @@ class GaussianNoise(nn.Module):
 
 
 class RandomChoice(nn.Module):
-    """Now and then a uniformly drawn class instead of the policy's, for one-hot actions.
+    """Replaces one-hot actions by uniformly drawn ones with some probability (epsilon-greedy).
 
     Args:
-        probability (float): share of actions that are replaced.
+        probability (float): of replacing the class of each group, between 0 and 1.
         classes (list of int): sizes of the one-hot groups of the flat action.
+
+    Raises:
+        ValueError: for a probability outside [0, 1].
 
     Examples:
         >>> RandomChoice(0.0, [2])(torch.tensor([[0.0, 1.0]]))
@@ -76,8 +82,12 @@ def make_exploration(
     Keyword Args:
         **bounds: ``low`` and ``high`` of :class:`GaussianNoise`.
 
+    Returns:
+        nn.Module or None: a module on flat actions ``[..., A]``; None for an amount of 0.
+
     Raises:
         TypeError: where continuous and discrete actions are mixed, for which no noise is defined.
+        ValueError: for a negative amount, or a probability above 1.
 
     Examples:
         >>> from torchrl.data import OneHot

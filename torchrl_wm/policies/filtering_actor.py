@@ -17,7 +17,7 @@ class FilteringActor(FilteringPolicy):
     :class:`~torchrl_wm.policies.FilteringPolicy` for what is read and written.
 
     Args:
-        world_model (WorldModel): what filters.
+        world_model (WorldModel): filters the observations.
         actor (nn.Module): features to a distribution over encoded actions.
 
     Keyword Args:
@@ -25,6 +25,19 @@ class FilteringActor(FilteringPolicy):
             Defaults to ``None``.
         greedy (bool, optional): take the mode instead of a sample. Under TorchRL's exploration types
             ``MODE``, ``MEAN`` and ``DETERMINISTIC`` the mode is taken in any case. Defaults to ``False``.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.modules import actor_head
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> env = gymnasium("CartPole-v1", num_envs=2)
+        >>> specs = model_specs(env)
+        >>> model = make_rssm(*specs, belief_size=16, hidden_size=16, units=16)
+        >>> actor = actor_head(specs[1], model.feature_size, layers=1, units=16)
+        >>> policy = FilteringActor(model, actor)
+        >>> env = env.append_transform(policy.make_tensordict_primer())
+        >>> env.rollout(3, policy)["action"].shape
+        torch.Size([2, 3, 2])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What all policies on latents share: filter the observation, then act."""
+"""The base of all policies on latents: filter the observation, then act."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class FilteringPolicy(TensorDictModuleBase):
     encoding.
 
     Args:
-        world_model (WorldModel): what filters.
+        world_model (WorldModel): filters the observations.
 
     Set ``random_actions = True`` for a warm-up: actions are drawn uniformly from the action spec while
-    the latents go on being filtered, so what is stored is real.
+    the observations are still filtered, so the stored latents are real.
 
-    The collector carries the latents where ``make_tensordict_primer()`` is appended to the environment.
+    Append ``make_tensordict_primer()`` to the environment for the collector to carry the latents.
     """
 
     def __init__(self, world_model: WorldModel):
@@ -50,5 +50,5 @@ class FilteringPolicy(TensorDictModuleBase):
         return self.world_model.filter(tensordict)
 
     def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the actions beside fresh latents."""
+        """Writes the actions, given fresh latents."""
         raise NotImplementedError

@@ -17,15 +17,15 @@ class PlanningPolicy(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, plans in every step.
 
     Args:
-        world_model (WorldModel): what filters.
-        planner (Planner): plans in that world model; what it carries is carried too.
+        world_model (WorldModel): filters the observations.
+        planner (Planner): plans in that world model; its carried entries are carried with the latents.
 
     Keyword Args:
-        exploration (callable, optional): changes the planner's normalised actions ``[..., A]``, bounded
-            ones within -1 and 1, unless TorchRL's exploration type asks for the mode. Defaults to
+        exploration (callable, optional): changes the planner's normalised actions ``[..., A]`` (bounded
+            ones are within -1 and 1), unless TorchRL's exploration type asks for the mode. Defaults to
             ``None``.
-        preprocess (callable, optional): observations in a TensorDict to those that the world model
-            filters; the ones that the collector keeps stay as they are. Defaults to ``None``.
+        preprocess (callable, optional): maps a TensorDict to one with the observations that the world
+            model filters; those that the collector keeps are unchanged. Defaults to ``None``.
 
     Examples:
         >>> from torchrl.collectors import Collector

@@ -1,4 +1,4 @@
-"""Acting by search: represent the observation, look ahead, note what was found."""
+"""Acting by search: represent the observation, search, write the action and the search statistics."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class SearchingPolicy(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
 
     Writes the action, the search statistics, ``policy_version``, ``search_version`` and ``priority``
-    (infinite: not yet trained on). During a warm-up with random actions it searches too, so the statistics
-    are real, and where there is an ``action_mask`` it draws among the allowed ones.
+    (infinite: not yet trained on). It also searches during a warm-up with random actions, so that the
+    statistics are real; with an ``action_mask``, random actions are drawn from the allowed ones.
 
     Args:
-        world_model (WorldModel): what filters.
+        world_model (WorldModel): filters the observations.
         search (TensorDictModuleBase): from root latents to actions and search statistics, such as
             :class:`~torchrl_wm.planners.SearchPolicy`.
 
     Keyword Args:
-        frames (FrameStack, optional): what stacks the screens that the model sees. Defaults to none.
-        version (callable, optional): the number of updates so far. Defaults to 0 for ever.
+        frames (FrameStack, optional): stacks the frames that the model sees. Defaults to none.
+        version (callable, optional): the number of updates so far. Defaults to a constant 0.
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium, model_specs
@@ -58,7 +58,7 @@ class SearchingPolicy(FilteringPolicy):
         notes = [key for key in search.out_keys if key not in self.out_keys]
         notes += [keys.POLICY_VERSION, keys.SEARCH_VERSION, keys.PRIORITY]
         self.note_keys = [key for key in notes if key != keys.VISIT_COUNTS]
-        """The entries beside latents and actions that training reads, which a replay is to store."""
+        """The entries besides latents and actions that training reads and a replay has to store."""
         self.out_keys += notes
         self.in_keys += [key for key in search.in_keys if key not in self.in_keys]
         if frames is not None:
@@ -91,7 +91,7 @@ class SearchingPolicy(FilteringPolicy):
         return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
 
     def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Latents; what the collector keeps is the observed screen, not the stack."""
+        """Writes the latents; the collector keeps the observed frame, not the stack."""
         if self.frames is None:
             return super()._filter(tensordict)
         seen = super()._filter(self.frames(tensordict))

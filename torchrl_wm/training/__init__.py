@@ -1,4 +1,4 @@
-"""Turning the crank: the loop, its update ratio, evaluation, checkpoints and logs."""
+"""Running a training: the loop, its update ratio, evaluation, checkpoints and logs."""
 
 from torchrl_wm.training.checkpoint import (
     Checkpoint,

@@ -1,4 +1,4 @@
-"""From a composed config to a trainer; algorithms, worlds and environments come by ``_target_``."""
+"""From a composed config to a trainer; algorithms, world models and environments are ``_target_`` nodes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
     """The algorithm of ``config`` for the specs of ``env``.
 
     Raises:
-        OptionError: for a planner beside an algorithm that takes none, and for a game of two players
-            that the algorithm is not told of.
+        OptionError: for a planner with an algorithm that takes none, and for a game of two players
+            without the algorithm's ``two_players``.
     """
     two_players = config.algorithm.get("two_players", True)
     if not two_players and keys.TO_PLAY in env.full_observation_spec.keys(True, True):
@@ -46,7 +46,7 @@ def build_trainer(
     Args:
         config (DictConfig): what ``recipes/config/train.yaml`` composes.
         device (torch.device): where the algorithm lives.
-        resumed (RunFolder, optional): the run to go on with. Defaults to a new one in
+        resumed (RunFolder, optional): the run to continue. Defaults to a new one in
             ``config.run_dir``.
 
     Raises:
@@ -77,7 +77,7 @@ def build_trainer(
     try:
         trainer = _build_in(run, config, env, algorithm, evaluator, device, options)
     except BaseException:
-        if resumed is None:  # no step was taken: the corrected command may have the name
+        if resumed is None:  # no step was taken: the corrected command may reuse the folder
             run.discard()
         raise
     if resumed is not None:
@@ -88,7 +88,7 @@ def build_trainer(
 
 
 def _keep_end(run: RunFolder, total_steps: int) -> None:
-    """Writes down where a resumed run ends now, for the next time that it is resumed."""
+    """Stores the new end of a resumed run, for the next time that it is resumed."""
     config = OmegaConf.create(run.config)
     if config.total_steps != total_steps:
         config.total_steps = total_steps
@@ -104,7 +104,7 @@ def _build_in(
     device: torch.device,
     options: dict,
 ) -> Trainer:
-    """The parts that write to the folder; ``options`` are those of the training that are left."""
+    """The parts that write to the folder; ``options`` are the remaining ones of the training."""
     replay = _build_replay(config, env, algorithm, run)
     ratio = UpdateRatio(
         options.pop("updates"),
@@ -158,7 +158,7 @@ def _build_replay(
 def load_agent(
     run: RunFolder, device: torch.device, *, checkpoint: str | None = None, **env_options
 ) -> tuple[nn.Module, EnvBase, int]:
-    """The trained algorithm of a run, with fresh environments of its kind that carry its latents.
+    """The trained algorithm of a run, with fresh environments of the same kind that carry its latents.
 
     Args:
         run (RunFolder): the run.

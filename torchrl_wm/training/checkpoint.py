@@ -1,8 +1,8 @@
 """Checkpoints: atomic, verified, and free of pickled code.
 
-A checkpoint is a folder of payload files beside ``manifest.json``, which holds the size and SHA-256
-of each of them. It is written aside, flushed to the disk and renamed, so a folder of that name is
-always complete; whatever was damaged later is refused when it is read.
+A checkpoint is a folder of payload files and a ``manifest.json`` with the size and SHA-256 of each of
+them. It is written under another name, flushed to the disk and renamed, so a folder of the final name is
+always complete; files that are damaged later are refused when they are read.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def write_checkpoint(
     """Writes ``folder/step_<step>`` atomically and removes all but the ``keep`` newest.
 
     Args:
-        folder (str or Path): the folder of all checkpoints of a run; made if it is missing.
-        step (int): the environment step; newest means the largest.
-        states (dict): name to a nest of dicts, lists, numbers, strings and tensors, one file each.
+        folder (str or Path): the folder of all checkpoints of a run; created if it is missing.
+        step (int): the environment step; the newest checkpoint is that of the largest step.
+        states (dict): by name, nested dicts, lists, numbers, strings and tensors, one file each.
 
     Keyword Args:
-        writers (dict, optional): name to a callable that fills the folder it is given.
+        writers (dict, optional): by name, a callable that fills the folder it is given.
         keep (int, optional): how many checkpoints stay. Defaults to 2.
 
     Returns:
@@ -86,7 +86,7 @@ def write_checkpoint(
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest first; half-written ones are not among them."""
+    """The complete checkpoints in ``folder``, oldest first."""
     return sorted(path for path in Path(folder).glob("step_*") if path.is_dir())
 
 

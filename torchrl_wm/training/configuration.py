@@ -1,4 +1,4 @@
-"""From a Hydra config to objects, with errors that list what would have been right.
+"""From a Hydra config to objects, with errors that list the valid options.
 
 Needs ``hydra-core`` (the extra ``recipes``), as nothing else in the package does but the assembly of runs.
 """
@@ -68,7 +68,7 @@ def _check_options(node: Any) -> None:
 
 
 def require_parameter(node: DictConfig, name: str) -> None:
-    """Checks that what ``node._target_`` names takes the part ``name``.
+    """Checks that the target of ``node`` has a parameter ``name``.
 
     Raises:
         OptionError: if it does not.
@@ -101,7 +101,7 @@ def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
 
 
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
-    """Checks the options on a command line before Hydra does, for the sake of the message.
+    """Checks the options on a command line before Hydra does, for clearer messages.
 
     Sweeps and added options (``+name=``, ``++name=``) are left to Hydra.
 
@@ -137,7 +137,7 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
 
 
 def _check_references(node: DictConfig, given: Sequence[str], prefix: str) -> None:
-    """Options that are those of another part, which has to have them."""
+    """Checks options that refer to those of another part, which must have them."""
     for name in node:
         path = f"{prefix}.{name}"
         if not OmegaConf.is_interpolation(node, name):
@@ -156,7 +156,7 @@ def _check_reference(node: DictConfig, name: str, path: str) -> None:
             f"{path} is {wanted}, which nothing chosen here has: choose another env, or set {path}=..."
         ) from None
     except OmegaConfBaseException:
-        pass  # such as one without a default, which may be set yet
+        pass  # such as one without a default, which may still be set
 
 
 def _check_path(config: DictConfig, path: str) -> None:
@@ -164,7 +164,7 @@ def _check_path(config: DictConfig, path: str) -> None:
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         kind = f"option of {where!r}" if where else "option"
-        # Its keys, for "in" says of an option without a default that it is not there.
+        # Its keys: "in" would be False for an option without a default.
         valid = list(node) if isinstance(node, DictConfig) else []
         if part not in valid:
             names = [name for name in valid if not str(name).startswith("_") and name != "hydra"]
@@ -175,12 +175,12 @@ def _check_path(config: DictConfig, path: str) -> None:
 def saved_config(
     text: str, overrides: Sequence[str] = (), allowed: Sequence[str] = ()
 ) -> DictConfig:
-    """The config of a run folder, with the few options that may change on the way.
+    """The config of a run folder, with the few options that may change when it is resumed.
 
     Args:
-        text (str): YAML, as the run folder has it.
+        text (str): YAML, as stored in the run folder.
         overrides (sequence of str): ``option=value``; ``resume`` itself is skipped.
-        allowed (sequence of str): the options that may be among them.
+        allowed (sequence of str): the options that may be changed.
 
     Raises:
         OptionError: for any other option.
@@ -200,7 +200,7 @@ def saved_config(
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one; what is asked for by name must be there.
+    """The device called ``name``; ``auto`` is CUDA if available, otherwise the CPU.
 
     Raises:
         RuntimeError: if a CUDA device is asked for and there is none.
@@ -221,7 +221,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def default_threads() -> int:
-    """All cores this process may use, but no more than small models can keep busy.
+    """The number of cores that this process may use, limited to what small models can keep busy.
 
     Examples:
         >>> 1 <= default_threads() <= 8

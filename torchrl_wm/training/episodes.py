@@ -12,9 +12,9 @@ from torchrl_wm import keys
 
 
 def episode_rewards(steps: TensorDictBase) -> Tensor:
-    """Rewards ``[...]`` of steps ``[...]``; where ``to_play`` names two players, those of the first.
+    """Rewards ``[...]`` of steps ``[...]``; with two players (``to_play``) those of the first.
 
-    What one of them wins the other loses: the sum of both movers' rewards would be that of a decided game.
+    In a zero-sum game the sum of both movers' rewards would not tell who won.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -73,7 +73,7 @@ class EpisodeStatistics:
         return {"episode_return": sum(returns) / number, "episode_length": sum(lengths) / number}
 
     def restart(self) -> None:
-        """New episodes begin everywhere, such as after a resume that could not go on with the old ones."""
+        """Starts new episodes everywhere, as after a resume that could not continue the old ones."""
         self.returns.zero_()
         self.lengths.zero_()
 

@@ -39,17 +39,17 @@ class EvaluationResult:
 class Evaluator:
     """Plays exactly ``episodes`` episodes on its own environments and counts each of them once.
 
-    With several environments each has a quota fixed beforehand: counting whichever episodes end
-    first would favour short ones. Seeds follow from ``seed`` and the step, and the global random
-    state is left as it was, so evaluating more often never changes a training run.
+    With several environments each has a fixed quota: counting whichever episodes end first would favour
+    short ones. Seeds follow from ``seed`` and the step, and the global random state is left untouched, so
+    evaluating more often never changes a training run.
 
     Args:
         env (EnvBase): environments with batch size ``[E]`` and the latent entries of the policy.
-        policy (TensorDictModuleBase): the evaluation policy; it decides itself how greedy it is.
+        policy (TensorDictModuleBase): the evaluation policy, which itself decides how greedy to be.
         episodes (int, optional): episodes of one evaluation. Defaults to 10.
 
     Keyword Args:
-        seed (int, optional): where all seeds come from. Defaults to 0.
+        seed (int, optional): from which all seeds are derived. Defaults to 0.
 
     Raises:
         ValueError: if ``episodes`` is below 1.
@@ -80,11 +80,11 @@ class Evaluator:
             step (int, optional): the environment step of the run, mixed into the seeds.
 
         Keyword Args:
-            stopped (Callable, optional): asked after every step; True gives the evaluation up.
+            stopped (Callable, optional): called after every step; True aborts the evaluation.
             on_step (Callable, optional): called with the TensorDict of every step (for videos).
 
         Returns:
-            EvaluationResult, or None where ``stopped`` said so.
+            EvaluationResult, or None if it was aborted.
         """
         exploration = set_exploration_type(ExplorationType.RANDOM)  # the policy decides, not we
         with separate_randomness(self.seed, step), exploration:

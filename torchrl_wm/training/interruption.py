@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, turned into a question the loop can ask."""
+"""Signals that ask a run to stop, as a flag that the loop can check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 class Interruption:
     """Remembers SIGTERM and SIGINT, so that a run stops between two units of work.
 
-    The second signal is no longer caught: whoever sends it wants the process to end at once.
+    A second signal is no longer caught: it ends the process at once.
     Outside the main thread, where Python allows no handlers, nothing is caught.
 
     Examples:

@@ -1,4 +1,4 @@
-"""When something that happens now and then is due."""
+"""When something periodic is due."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ class Interval:
 
     Args:
         every (int): steps between two occasions; 0 means never.
+
+    Raises:
+        ValueError: for a negative or fractional number.
 
     Examples:
         >>> interval = Interval(10)
@@ -26,7 +29,7 @@ class Interval:
         return bool(self.every) and step // self.every > self.last // self.every
 
     def done(self, step: int) -> None:
-        """Marks the occasion at ``step`` as used."""
+        """Marks all occasions up to ``step`` as used."""
         self.last = step
 
     def passed(self, step: int) -> bool:

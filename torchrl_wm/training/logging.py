@@ -1,4 +1,4 @@
-"""What a run writes down: CSV files that any tool reads, and TensorBoard events."""
+"""The logs of a run: CSV files and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torchrl_wm.training.evaluation import EvaluationResult
 
 
 class CsvFile:
-    """A CSV file that takes rows of changing columns and survives a kill at any moment.
+    """A CSV file whose rows may have changing columns, and that survives a kill at any moment.
 
     Args:
-        path (str or Path): the file; rows are appended where it exists already.
+        path (str or Path): the file; rows are appended if it exists.
 
     Examples:
         >>> import tempfile
@@ -33,7 +33,7 @@ class CsvFile:
                 self.columns = next(csv.reader(stream), [])
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, as strings; a last line that a kill cut off is dropped."""
+        """All rows, as strings; a truncated last line is dropped."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as stream:
@@ -42,7 +42,7 @@ class CsvFile:
         return [row for row in rows if None not in row.values() and None not in row]
 
     def write(self, row: dict[str, object]) -> None:
-        """Appends ``row``; a column that is new is added to the whole file."""
+        """Appends ``row``; a new column is added to the whole file."""
         new = [name for name in row if name not in self.columns]
         if new:
             self._rewrite(self.rows(), self.columns + new)
@@ -65,7 +65,7 @@ class CsvFile:
 
 
 class MetricLog:
-    """``metrics.csv``, ``evaluation.csv`` and, if wanted, TensorBoard events in a run folder.
+    """``metrics.csv``, ``evaluation.csv`` and optional TensorBoard events in a run folder.
 
     Args:
         run_dir (str or Path): the run folder.

@@ -39,18 +39,18 @@ _UPDATES_PER_LINE = 1000
 
 
 class Trainer:
-    """Turns the crank of a run, one unit of work at a time, until ``total_steps``.
+    """Runs a training, one unit of work at a time, until ``total_steps``.
 
-    A unit is one update, one evaluation or one collected batch; what comes next follows from the
-    state alone, and between any two units the run can be written down and continued exactly.
-    Steps are environment steps: decisions times the action repeat, over all environments.
+    A unit is one update, one evaluation or one collected batch; the next one follows from the state
+    alone, and between any two units the run can be checkpointed and continued exactly. Steps are
+    environment steps: decisions times the action repeat, over all environments.
 
     Args:
         env (EnvBase): environments with batch size ``[E]``; the latent entries of the algorithm's
             policy are added to it.
         algorithm (Algorithm): what learns and acts, see :class:`torchrl_wm.algorithms.Algorithm`.
-        replay (StepReplay): what is collected goes in, what updates train on comes out.
-        ratio (UpdateRatio): when updates are due.
+        replay (StepReplay): stores what is collected, and supplies the samples of updates.
+        ratio (UpdateRatio): decides when updates are due.
 
     Keyword Args:
         total_steps (int): where the run ends.
@@ -59,13 +59,13 @@ class Trainer:
         evaluator (Evaluator, optional): plays the evaluation episodes.
         seed (int, optional): seeds the environments. Defaults to 0.
         steps_per_batch (int, optional): decisions of one environment in a batch. Defaults to 1.
-        warmup_steps (int, optional): steps with random actions and no updates, during which the
-            policy goes on filtering. Defaults to 0.
+        warmup_steps (int, optional): steps with random actions and no updates, during which the policy
+            still filters. Defaults to 0.
         world_model_pretrain_steps (int, optional): updates of the world model alone, between the
             warm-up and the first full update. Defaults to 0.
         log_every (int, optional): steps between two lines of metrics. Defaults to 1,000.
-        evaluate_every (int, optional): steps between two evaluations, 0 for only a final one.
-        checkpoint_every (int, optional): steps between two checkpoints, 0 for only a final one.
+        evaluate_every (int, optional): steps between two evaluations; 0 for a final one only.
+        checkpoint_every (int, optional): steps between two checkpoints; 0 for a final one only.
         device (torch.device, optional): where the algorithm lives. Defaults to the CPU.
         progress (bool, optional): show a progress bar. Defaults to True.
 
@@ -141,15 +141,15 @@ class Trainer:
             **devices,
         )
 
-    # The crank ---------------------------------------------------------------------------------
+    # The loop ----------------------------------------------------------------------------------
 
     def run(self) -> EvaluationResult | None:
         """Runs to ``total_steps`` and returns the last evaluation.
 
         Raises:
-            SystemExit: after SIGTERM or SIGINT, when the checkpoint is written (code 128 + signal).
-            FloatingPointError: if a metric is NaN or infinite, when everything is logged; the
-                message names the metric and the last checkpoint stays as it is.
+            SystemExit: after SIGTERM or SIGINT, once the checkpoint is written (code 128 + signal).
+            FloatingPointError: if a metric is NaN or infinite, once everything is logged; the message
+                names the metric, and the last checkpoint is kept.
         """
         result = None
         with Interruption() as interruption, ProgressBar(self, self.progress) as bar:
@@ -169,7 +169,7 @@ class Trainer:
         return self.steps >= self.total_steps and not (self._work_due() or self._evaluation_due())
 
     def _turn(self, interruption: Interruption) -> EvaluationResult | None:
-        """One unit of work, and what is due after it."""
+        """One unit of work, and the log lines and checkpoints that are due after it."""
         if self._work_due():
             self.update()
         elif self._evaluation_due():
@@ -204,7 +204,7 @@ class Trainer:
         self.algorithm.policy.random_actions = warm_up
         room = self.replay.room()
         if room is not None and room < 2 * self.steps_per_batch:
-            self.save()  # else rows that the last checkpoint refers to would be overwritten
+            self.save()  # otherwise rows that the last checkpoint refers to would be overwritten
         batch: TensorDictBase = next(self.batches)
         with self._naming_metrics():
             self.replay.extend(batch)
@@ -232,7 +232,7 @@ class Trainer:
 
     @contextmanager
     def _naming_metrics(self) -> Iterator[None]:
-        """Latents that are no numbers are told by the metrics that became none before them."""
+        """If storing fails because a metric is already NaN or infinite, raises the error that names it."""
         try:
             yield
         except ValueError:
@@ -243,14 +243,14 @@ class Trainer:
     def _evaluate(self, interruption: Interruption) -> EvaluationResult | None:
         self.algorithm.policy.random_actions = False
         result = self.evaluator.evaluate(self.steps, stopped=lambda: bool(interruption.signal))
-        if result is not None:  # else it was given up, and a resumed run begins it again
+        if result is not None:  # otherwise it was aborted, and a resumed run restarts it
             self.evaluating.done(self.steps)
             if self.log is not None:
                 self.log.write_evaluation(self.steps, self.seconds, result)
         return result
 
     def _write_line(self) -> None:
-        """Logs the averages since the last line and refuses to go on with NaN."""
+        """Logs the averages since the last line; raises if one of them is NaN or infinite."""
         self.logged_updates = self.updates
         values = self.metrics.close() | self.episodes.close()
         if values and self.log is not None:
@@ -279,7 +279,7 @@ class Trainer:
         return write_checkpoint(self.run_dir / CHECKPOINTS, self.steps, states, writers=writers)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Continues from ``checkpoint``; everything must have been built as for that run.
+        """Continues from ``checkpoint``; all parts must have been built as for that run.
 
         Raises:
             CheckpointError: if the parameters are not those of this algorithm.
@@ -337,7 +337,7 @@ class Trainer:
 
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:
-    """Updates can only begin when there is a sequence to sample."""
+    """Checks that the warm-up collects enough to sample from: updates begin right after it."""
     starts = -(-replay.batch_size // replay.num_envs)
     least = replay.num_envs * (replay.slice_length + starts) * repeat
     if warmup_steps < least:

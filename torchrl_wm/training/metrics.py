@@ -1,4 +1,4 @@
-"""Averages of what an algorithm and its episodes report between two lines of the log."""
+"""Averages of the metrics between two lines of the log."""
 
 from __future__ import annotations
 

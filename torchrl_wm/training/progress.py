@@ -1,4 +1,4 @@
-"""What a person sees of a run: its sizes at the start, then speed and time to go."""
+"""The console output of a run: its sizes at the start, then speed and remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A bar over environment steps with steps per second and the time to go.
+    """A bar over environment steps with steps per second and the remaining time.
 
     Args:
         trainer (Trainer): whose counts are shown.

@@ -60,7 +60,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def separate_randomness(*seeds: int) -> Iterator[None]:
-    """Draws from generators seeded by ``seeds`` inside, and leaves the global ones untouched."""
+    """Inside, random numbers follow from ``seeds``; afterwards the global state is as it was."""
     before = random_state()
     seed_everything(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
     try:

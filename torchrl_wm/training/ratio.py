@@ -8,10 +8,10 @@ from torchrl_wm.ranges import NUMBER
 
 
 class UpdateRatio:
-    """Counts collected decisions and tells how many updates are due; nothing is lost to rounding.
+    """Counts collected decisions and tells how many updates are due, without rounding errors.
 
-    A decision is one row of experience of one environment (action repeat counts once). Every
-    published cadence is one case of "``updates`` updates for each ``every`` decisions":
+    A decision is one row of experience of one environment (an action repeat counts once). Every
+    published schedule is a case of "``updates`` updates for each ``every`` decisions":
 
     - Dreamer v1: ``UpdateRatio(updates=100, every=500)``, a burst after each 500 decisions;
     - PlaNet: ``UpdateRatio(updates=100, every_episodes=1)``, a burst after each episode;
@@ -30,8 +30,8 @@ class UpdateRatio:
         first (int, optional): updates due as soon as updating starts. Defaults to 0.
 
     Raises:
-        ValueError: if not exactly one of ``every``, ``every_episodes`` and ``train_ratio`` is given,
-            or a number is negative, or updates are not whole.
+        ValueError: if not exactly one of ``every``, ``every_episodes`` and ``train_ratio`` is given, a
+            number is negative, or ``updates`` is not an integer.
 
     Examples:
         >>> ratio = UpdateRatio(train_ratio=3, batch_steps=8)
@@ -81,7 +81,7 @@ class UpdateRatio:
     def add(self, decisions: int, episodes: int = 0) -> None:
         """Counts newly collected rows and the episodes that ended in them."""
         self.counted += episodes if self._by_episodes else decisions
-        # From the total and not from a running remainder: sums of floats would drift.
+        # From the total, not from a running remainder: sums of floats would drift.
         granted = floor(self.counted * self._gain / self._cost)
         self.due += (granted - self.granted) * self.updates
         self.granted = granted

@@ -19,7 +19,7 @@ REPLAY = "replay"
 
 
 class RunFolder:
-    """Paths inside a run folder; made by :meth:`create` or found by :meth:`open`.
+    """Paths inside a run folder, which :meth:`create` makes and :meth:`open` finds.
 
     Args:
         path (str or Path): the folder.
@@ -65,7 +65,7 @@ class RunFolder:
         return run
 
     def rewrite(self, config: str) -> None:
-        """Replaces the config, all of it or nothing."""
+        """Replaces the config atomically."""
         aside = self.path / f".{CONFIG}"
         aside.write_text(config)
         os.replace(aside, self.path / CONFIG)
@@ -79,7 +79,7 @@ class RunFolder:
         """Finds the folder of an existing run.
 
         Raises:
-            FileNotFoundError: if ``path`` is no run folder.
+            FileNotFoundError: if ``path`` is not a run folder.
         """
         run = cls(path)
         if not run.is_run():

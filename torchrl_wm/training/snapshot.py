@@ -1,4 +1,4 @@
-"""Everything that a run needs to go on exactly, beside the parameters and the replay.
+"""Everything that a run needs to continue exactly, besides the parameters and the replay.
 
 TorchRL's own checkpoint of a collector starts a new trajectory. Here the TensorDict that the
 collector carries from batch to batch and the state of the running episodes are kept as well.
@@ -38,7 +38,7 @@ def load_experience_state(env: EnvBase, collector: Collector, state: dict[str, A
     """Restores what :func:`experience_state` returned into a freshly built collector.
 
     Returns:
-        bool: whether the episodes go on; otherwise new ones have begun.
+        bool: whether the episodes continue; otherwise new ones have begun.
     """
     if state["episodes"] is None:
         return False
@@ -53,7 +53,7 @@ def require_plain(state: Any, path: str = "state") -> None:
     """Checks that ``state`` is a nest of dicts, lists, tuples, numbers, strings and tensors.
 
     Raises:
-        TypeError: naming the first entry that is not; it could not be loaded without running code.
+        TypeError: names the first entry that is not; loading it could run code.
 
     Examples:
         >>> require_plain({"count": 3, "weights": [torch.zeros(2)]})

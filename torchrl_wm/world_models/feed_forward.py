@@ -1,4 +1,4 @@
-"""World models without recurrence: the latent is what is observed now."""
+"""World models without recurrence: the latent follows from the present observation alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
 class FeedForward(WorldModel):
     """A latent that is the code of the present observation, and Gaussian dynamics.
 
-    For the losses, the posterior is a Gaussian of fixed width around the code, and the prior is what
-    the dynamics predict: the divergence is the negative log-likelihood of the code up to a constant,
-    so the losses of the recurrent models train this one. Errors below the width cost next to nothing.
-    It trains the dynamics alone; what the code holds is decided by decoder and heads, as in World
-    Models (https://arxiv.org/abs/1803.10122). Nothing predicts the first observation of an episode:
-    there the divergence is zero.
+    In the losses, the posterior is a Gaussian of fixed width around the code and the prior is the
+    prediction of the dynamics, so the divergence is the negative log-likelihood of the code up to a
+    constant, and the losses of the recurrent models apply. Errors below the width cost next to nothing.
+    The divergence trains only the dynamics; the code is trained by decoder and heads, as in World Models
+    (https://arxiv.org/abs/1803.10122). The first observation of an episode is not predicted: there the
+    divergence is zero.
 
-    For environments whose observation tells the state (Pendulum, CartPole with velocities).
+    For environments whose observation reveals the state (Pendulum, CartPole with velocities).
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to the code ``[..., S]``.
@@ -38,9 +38,19 @@ class FeedForward(WorldModel):
         state_key (NestedKey, optional): the latent entry. Defaults to ``"state"``.
         **options: decoder, heads and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
-    With several members, the noise of a row has one number more, uniform in [0, 1), that says which
-    member predicts it. Drawn anew for every row, it gives each member a part of the batch of its
-    own to train on; where it stays the same along a trajectory, that follows one member.
+    With several members, the noise of a row has one more number, uniform in [0, 1), that selects the
+    member which predicts it. Drawn anew for every row, it splits a batch among the members; kept along a
+    trajectory, it makes the trajectory follow one member.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.world_models import make_autoencoder
+        >>> env = gymnasium("Pendulum-v1", num_envs=2)
+        >>> model = make_autoencoder(*model_specs(env), state_size=8, members=5)
+        >>> td = env.append_transform(model.make_tensordict_primer()).reset()
+        >>> td = model.step(model.filter(td).set("action", torch.zeros(2, 1)))
+        >>> td["next", "state"].shape, td["next", "reward"].shape
+        (torch.Size([2, 8]), torch.Size([2, 1]))
     """
 
     latent_is_observation = True
@@ -67,7 +77,7 @@ class FeedForward(WorldModel):
         return self.dynamics.members
 
     def noise(self, batch_size, device=None, generator=None) -> Tensor:
-        """Unit normal noise of the latent; with several members, and the uniform draw of one."""
+        """Unit normal noise of the latent; with several members also a uniform draw that selects one."""
         noise = super().noise(batch_size, device, generator)
         if self.members == 1:
             return noise
@@ -96,12 +106,12 @@ class FeedForward(WorldModel):
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
         states = tokens.float()
-        # Were the code trained to be predictable, it would shrink until nothing exceeds the width.
+        # If the code were trained to be predictable, it would shrink until all errors are below the width.
         code = states.detach()
         posterior = code, torch.full_like(code, self.posterior_std)
         before = torch.cat([carry[0].unsqueeze(1), code[:, :-1]], 1)
         prior = self._prior(before, action, noise)
-        # Across a reset there is no prediction, and so no divergence.
+        # There is no prediction across a reset, and therefore no divergence.
         prior = tuple(torch.where(is_init, q, p) for q, p in zip(posterior, prior, strict=True))
         sides = {"prior": prior, "posterior": posterior}
         named = {k: dict(zip(self.latent.names, v, strict=True)) for k, v in sides.items()}
@@ -114,7 +124,7 @@ class FeedForward(WorldModel):
     def predict_prior(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> tuple[LatentTensors, Statistics]:
-        """One step of prediction, with the statistics of the member that the noise chooses."""
+        """One step of prediction, with the statistics of the member that the noise selects."""
         prior = self._prior(latents[0], action, noise)
         return (self.latent.rsample(prior, noise[..., : self.latent.size]),), prior
 
@@ -135,14 +145,14 @@ class FeedForward(WorldModel):
         members, member = self.members, None
         if members > 1:
             member = (noise[..., -1:] * members).long().clamp_max(members - 1)
-        # A policy without bounds may sample what the environment would clip.
+        # An unbounded policy may sample actions that the environment would clip.
         return self.dynamics(state, self.action_encoding.clip(action), member)
 
 
 class Identity(FeedForward):
-    """A feed-forward model whose latent is the observation itself, flattened, numbers in symlog.
+    """A feed-forward model whose latent is the observation itself, flattened, with numbers in symlog.
 
-    There is nothing to reconstruct and no decoder to train: :meth:`decode` undoes the flattening.
+    There is no decoder to train: :meth:`decode` inverts the flattening.
 
     Args:
         encoder (FlatEncoder): joins the observations.
@@ -156,7 +166,7 @@ class Identity(FeedForward):
     encoder: FlatEncoder
 
     def decode(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Reads latents ``[...]``, writes the observations that they are below ``"decoded"``."""
+        """Reads latents ``[...]``, writes the observations that they encode below ``"decoded"``."""
         state = self._require(tensordict, self.latent_keys[0])
         for key, value in self.encoder.inverse(state).items():
             tensordict.set(unravel_key(("decoded", key)), value)

@@ -34,8 +34,8 @@ def make_identity(
     """A world model whose latent is the observation, for any spec.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed. Pictures are taken pixel
-            by pixel; for more than tiny ones use :func:`make_autoencoder`.
+        observation_spec (Composite): unbatched specs of the observations. Every pixel of an image becomes
+            a number of the latent; for all but tiny images use :func:`make_autoencoder`.
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
@@ -43,8 +43,8 @@ def make_identity(
             Defaults to ``"v3"``.
         members (int, optional): dynamics networks; each prediction is made by one of them. Defaults
             to ``1``.
-        posterior_std (float, optional): errors of the prediction below it, in symlog units, do not
-            matter. Defaults to ``0.01``.
+        posterior_std (float, optional): prediction errors below it, in symlog units, do not matter.
+            Defaults to ``0.01``.
         units (int, optional): size of all hidden layers. Defaults to ``64``.
         dynamics_layers (int, optional): hidden layers of the dynamics. Defaults to ``2``.
         reward_layers (int, optional): hidden layers of the reward head. Defaults to ``1``.
@@ -105,7 +105,7 @@ def make_autoencoder(
     """A world model whose latent is a learned code of the observation, for any spec.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed.
+        observation_spec (Composite): unbatched specs of the observations.
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
@@ -162,7 +162,7 @@ def make_autoencoder(
 
 
 class Code(nn.Module):
-    """An encoder and a linear layer to a code of the wanted size.
+    """An encoder and a linear layer to a code of the given size.
 
     Args:
         encoder (Encoder): observations to tokens.

@@ -41,35 +41,35 @@ def make_muzero(
     use_reconstruction: bool = False,
     **keys,
 ) -> MuZeroModel:
-    """MuZero's model for any spec: perceptrons for vectors, residual networks for pictures and boards.
+    """MuZero's model for any spec: MLPs for vectors, residual networks for images and boards.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed. With pictures alone the
-            hidden state is a map; with vectors beside them everything goes into one vector.
+        observation_spec (Composite): unbatched specs of the observations. With images alone the hidden
+            state is a map; with additional vectors everything goes into one vector.
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:
-        hidden_size (int, optional): size of the hidden state of perceptrons. Defaults to ``64``.
+        hidden_size (int, optional): size of the hidden state, unless it is a map. Defaults to ``64``.
         units (int, optional): size of the hidden layers. Defaults to ``64``.
         layers (int, optional): hidden layers of representation and dynamics. Defaults to ``2``.
         head_layers (int, optional): hidden layers of the heads. Defaults to ``1``.
         channels, blocks (int, optional): of the residual networks. Default to ``32`` and ``1``.
-        support (int, optional): largest atom of rewards and values, which are squashed by a square
+        support (int, optional): largest atom of rewards and values, after squashing them by a square
             root. Defaults to ``300``, for returns up to 58,000.
         scaling (str, optional): of the hidden state: ``"minmax"``, ``"simnorm"`` or ``"none"``.
-        activation, norm, init: of perceptrons, see :class:`~torchrl_wm.modules.MLP`.
+        activation, norm, init: of MLPs, see :class:`~torchrl_wm.modules.MLP`.
         use_symlog (bool, optional): squash vector observations. Defaults to ``False``.
         use_value_prefix (bool, optional): predict sums of rewards with a recurrent cell of ``units``
             (EfficientZero). Defaults to ``False``.
-        value_prefix_horizon (int, optional): steps after which they begin anew. Defaults to ``5``.
-        use_consistency (bool, optional): compare predicted hidden states with those of the
-            observations that came (EfficientZero). Defaults to ``False``.
+        value_prefix_horizon (int, optional): steps after which the sums restart. Defaults to ``5``.
+        use_consistency (bool, optional): compare predicted hidden states with those of the observations
+            that followed (EfficientZero). Defaults to ``False``.
         use_reconstruction (bool, optional): decode observations. Defaults to ``False``.
         **keys: ``hidden_key``, ``memory_key``, ``value_key``, ``logits_key``, ``is_init_key``,
             ``previous_action_key``.
 
     Raises:
-        ValueError: for an unknown scaling, a support below 1, or pictures of an unsupported size.
+        ValueError: for an unknown scaling, a support below 1, or images of an unsupported size.
         TypeError: for a spec that is not supported; the message names the entry.
 
     Examples:

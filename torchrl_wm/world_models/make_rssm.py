@@ -51,7 +51,7 @@ def make_rssm(
     """An RSSM with encoder, decoder and heads for the given specs.
 
     Args:
-        observation_spec (Composite): unbatched specs of what is observed.
+        observation_spec (Composite): unbatched specs of the observations.
         action_spec (Composite): unbatched specs of the actions.
 
     Keyword Args:

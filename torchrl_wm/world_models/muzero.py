@@ -1,4 +1,4 @@
-"""MuZero's model: a hidden state that need tell no more than rewards, values and policies."""
+"""MuZero's model: a hidden state from which only rewards, values and policies are predicted."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class MuZeroModel(WorldModel):
     """Representation, dynamics and prediction of MuZero (https://arxiv.org/abs/1911.08265).
 
     :meth:`filter` represents the observation as the latent ``hidden``: there is no recurrence, so the
-    latents of the step before are carried and not read. :meth:`step` writes ``("next", hidden)`` and
-    ``("next", "reward")``, :meth:`predict` the value and the policy of latents. Nothing is drawn: the
-    noise of the contract has size 0.
+    latents of the previous step are carried but not used. :meth:`step` writes ``("next", hidden)`` and
+    ``("next", "reward")``, :meth:`predict` the value and the policy of latents. Nothing is sampled: the
+    noise has size 0.
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``, with ``in_keys``.
@@ -36,7 +36,7 @@ class MuZeroModel(WorldModel):
     Keyword Args:
         size (int): ``S``.
         reward_head (Head or ValuePrefix): hidden state to a distribution over the reward ``[..., 1]``;
-            or what carries and predicts sums of rewards, as the latent ``reward_memory``.
+            or a ValuePrefix, which predicts sums of rewards and carries the latent ``reward_memory``.
         value_head (Head): hidden state to a distribution over a scalar ``[..., 1]``.
         policy_head (Head): hidden state to a distribution over encoded actions.
         scaling (HiddenScaling): keeps hidden states in range, after representation and dynamics.
@@ -44,10 +44,22 @@ class MuZeroModel(WorldModel):
             to none.
         hidden_key, memory_key (NestedKey, optional): the latent entries. Default to ``"hidden"`` and
             ``"reward_memory"``.
-        value_key, logits_key (NestedKey, optional): what :meth:`predict` writes.
+        value_key, logits_key (NestedKey, optional): the entries that :meth:`predict` writes.
         **options: decoder, continuation head and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
     :func:`~torchrl_wm.world_models.make_muzero` builds one from specs and sizes.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> env = gymnasium("CartPole-v1", num_envs=2)
+        >>> model = make_muzero(*model_specs(env), support=20)
+        >>> td = model.predict(model.roots(env.reset()))
+        >>> td["state_value"].shape, td["policy_logits"].shape
+        (torch.Size([2, 1]), torch.Size([2, 2]))
+        >>> td = model.step(td.set("action", torch.eye(2)))
+        >>> td["next", "hidden"].shape, td["next", "reward"].shape
+        (torch.Size([2, 64]), torch.Size([2, 1]))
     """
 
     def __init__(
@@ -107,7 +119,7 @@ class MuZeroModel(WorldModel):
         return self._latent_td(self._begin(hidden), observations.batch_size)
 
     def reward_distribution(self, hidden: Tensor) -> Distribution:
-        """What is trained along hidden states ``[B, K + 1, S]``: rewards, or their sums ``[B, K + 1]``."""
+        """Distribution ``[B, K + 1]`` over rewards, or their sums, along hidden states ``[B, K + 1, S]``."""
         if self.value_prefix is None:
             return self.reward_head(hidden)
         return self.value_prefix.unroll(hidden)
@@ -125,7 +137,7 @@ class MuZeroModel(WorldModel):
     def search_tensors(
         self, latents: LatentTensors, action: Tensor
     ) -> tuple[LatentTensors, Tensor, Tensor, Tensor]:
-        """One step of a search, on plain tensors: what a compiler or tracer takes.
+        """One step of a search on plain tensors, for compilers and tracers.
 
         Args:
             latents (tuple of Tensor): ``[N, size]`` each, in the order of ``latent_keys``.
@@ -140,11 +152,11 @@ class MuZeroModel(WorldModel):
         reward = self.reward_head(features).mean
         return latents, reward.squeeze(-1), value.squeeze(-1), self.policy_head.raw(hidden)
 
-    # -- the contract ----------------------------------------------------------------------------
+    # -- the interface ---------------------------------------------------------------------------
     def noise(
         self, batch_size: Sequence[int], device=None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Nothing is drawn: ``[*batch_size, 0]``."""
+        """Empty, since nothing is sampled: ``[*batch_size, 0]``."""
         return torch.zeros(*batch_size, 0, device=device)
 
     def statistics(self, observed: TensorDictBase):
@@ -183,12 +195,12 @@ class MuZeroModel(WorldModel):
 
 
 class Evaluation(TensorDictModuleBase):
-    """Representation and prediction in one: observations to values and policies, as AlphaZero's network.
+    """Representation and prediction in one: from observations to values and policies, as in AlphaZero.
 
     Reads the observations ``[...]``, writes ``state_value [..., 1]`` and ``policy_logits [..., P]``.
 
     Args:
-        model (MuZeroModel): whose networks these are.
+        model (MuZeroModel): the model whose networks are used.
     """
 
     def __init__(self, model: MuZeroModel):

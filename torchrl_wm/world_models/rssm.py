@@ -35,6 +35,19 @@ class RSSM(WorldModel):
         **options: decoder, heads and keys of :class:`~torchrl_wm.world_models.WorldModel`.
 
     :func:`~torchrl_wm.world_models.make_rssm` builds one from specs and sizes.
+
+    Examples:
+        >>> from torchrl_wm.envs import gymnasium, model_specs
+        >>> from torchrl_wm.world_models import make_rssm
+        >>> env = gymnasium("CartPole-v1", num_envs=2)
+        >>> model = make_rssm(*model_specs(env), belief_size=16, hidden_size=16, units=16)
+        >>> td = env.append_transform(model.make_tensordict_primer()).reset()
+        >>> posterior = model.filter(td)
+        >>> posterior["belief"].shape, posterior["state"].shape
+        (torch.Size([2, 16]), torch.Size([2, 128]))
+        >>> push_left = lambda features: torch.eye(2)[[0] * len(features)]
+        >>> model.imagine(posterior, push_left, horizon=15)["features"].shape
+        torch.Size([2, 16, 144])
     """
 
     def __init__(
@@ -115,7 +128,7 @@ class RSSM(WorldModel):
         cell_weights,
         head_weights,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # Not a product with 0, which would keep what is not a number.
+        # Not a product with 0, which would keep NaN.
         belief, state = belief.masked_fill(is_init, 0), state.masked_fill(is_init, 0)
         belief = self.cell(belief, state, projected_action, cell_weights)
         raw = self.posterior(belief, projected_tokens, head_weights)
@@ -142,7 +155,7 @@ class RSSM(WorldModel):
         return belief, self.latent.rsample(self.latent.statistics(self.prior(belief)), noise)
 
     def unroll(self, latents: LatentTensors, actions: Tensor, noise: Tensor) -> LatentTensors:
-        """Follows known action sequences; their projection is one product for all steps."""
+        """Follows known action sequences, projecting the actions of all steps in one product."""
         projected, weights = self.cell.project_action(actions), self.cell.weights()
         beliefs, states = [], []
         for inputs in zip(projected, noise, strict=True):

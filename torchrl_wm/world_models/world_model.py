@@ -1,4 +1,4 @@
-"""The contract of every world model: one class that meets the rest of TorchRL in TensorDict entries."""
+"""The interface of every world model to the rest of TorchRL: a module on TensorDict entries."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class WorldModel(TensorDictModuleBase):
     the prior one step on. Families implement three functions of plain tensors: ``_filter_tensors``,
     ``_observe_tensors`` and ``predict_tensors``.
 
-    As a module of TorchRL (``world_model(tensordict)``) it filters, so it stands in front of an actor.
+    Called as a module (``world_model(tensordict)``) it filters, so that an actor can follow it.
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``, with ``in_keys``.
         action_encoding (ActionEncoding): how actions become vectors.
-        latent (nn.Module): a latent of :mod:`torchrl_wm.modules.latents`, what is drawn in each step.
+        latent (nn.Module): a latent of :mod:`torchrl_wm.modules.latents`, sampled in each step.
         latent_sizes (dict): latent entry to its size, in the order of :meth:`features`.
 
     Keyword Args:
         decoder (nn.Module, optional): from features to ``{entry: distribution}``.
         reward_head (nn.Module, optional): from features to a distribution over rewards.
-        continuation_head (nn.Module, optional): from features to a Bernoulli of going on.
+        continuation_head (nn.Module, optional): from features to a Bernoulli over the episode going on.
         is_init_key, previous_action_key (NestedKey, optional): entries of :mod:`torchrl_wm.keys`.
     """
 
@@ -68,7 +68,7 @@ class WorldModel(TensorDictModuleBase):
         self.in_keys = [*encoder.in_keys, is_init_key, previous_action_key, *self.latent_keys]
         self.out_keys = list(self.latent_keys)
 
-    # -- what is carried ---------------------------------------------------------------------
+    # -- carried entries ---------------------------------------------------------------------
     @property
     def latent_keys(self) -> list[NestedKey]:
         """The entries carried from step to step."""
@@ -89,7 +89,7 @@ class WorldModel(TensorDictModuleBase):
 
     @property
     def members(self) -> int:
-        """How many models there are in one: more than 1 in an ensemble of dynamics."""
+        """Number of dynamics models: more than 1 in an ensemble."""
         return 1
 
     @property
@@ -109,10 +109,10 @@ class WorldModel(TensorDictModuleBase):
         )
 
     def features(self, latents: TensorDictBase) -> Tensor:
-        """What actors, critics and heads read: all latent entries joined, ``[..., feature_size]``."""
+        """All latent entries joined, the input of actors, critics and heads: ``[..., feature_size]``."""
         return torch.cat([latents.get(key) for key in self.latent_keys], -1)
 
-    # -- the contract --------------------------------------------------------------------------
+    # -- the interface -------------------------------------------------------------------------
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Same as :meth:`filter`."""
         return self.filter(tensordict)
@@ -124,8 +124,8 @@ class WorldModel(TensorDictModuleBase):
         zero), ``previous_action`` and the latents of the step before.
 
         Raises:
-            KeyError: for a missing entry; a recurrence is never lost in silence.
-            ValueError: for an entry of another shape than the specs say.
+            KeyError: for a missing entry, carried latents included.
+            ValueError: for an entry of another shape than in the specs.
         """
         batch = tensordict.batch_size
         carry = self._carry(tensordict)
@@ -146,16 +146,16 @@ class WorldModel(TensorDictModuleBase):
 
         Args:
             records (TensorDictBase): observations, ``is_init`` and ``previous_action``, ``[..., T]``.
-                Resets in mid-sequence are exact.
+                Resets in mid-sequence are handled exactly.
             carry (TensorDictBase, optional): latents ``[...]`` of the row before the first one.
                 Defaults to zeros.
 
         Keyword Args:
-            noise (Tensor, optional): standard noise ``[..., T, noise size]``, drawn where missing.
+            noise (Tensor, optional): standard noise ``[..., T, noise size]``. Drawn by default.
 
         Returns:
-            TensorDict: latents ``[..., T]``, and what the divergence needs below ``"prior"`` and
-            ``"posterior"``.
+            TensorDict: latents ``[..., T]``, and below ``"prior"`` and ``"posterior"`` the statistics that
+            the divergence needs.
         """
         batch, steps = records.batch_size[:-1], records.batch_size[-1]
         action = self._require(records, self.previous_action_key, (self.action_encoding.size,))
@@ -210,11 +210,11 @@ class WorldModel(TensorDictModuleBase):
             horizon (int): number of steps ``H``.
 
         Keyword Args:
-            noise (Tensor, optional): standard noise ``[N, H, noise size]``, drawn where missing.
+            noise (Tensor, optional): standard noise ``[N, H, noise size]``. Drawn by default.
 
         Returns:
             TensorDict: ``[N, H + 1]`` with the latents, their ``features``, and the encoded ``action``
-            taken at each row (zeros in the last). In memory the time comes first.
+            taken at each row (zeros in the last). In memory, time comes first.
         """
         latents = tuple(
             self._require(start, key).reshape(-1, n) for key, n in self.latent_sizes.items()
@@ -318,7 +318,7 @@ class WorldModel(TensorDictModuleBase):
         return features, actions
 
     def _decoder_features(self, tensordict: TensorDictBase) -> Tensor:
-        """What the decoder reads: all features, unless a latent carries more than the observation."""
+        """The decoder's input: all features, unless a latent carries more than the observation."""
         return self.features(tensordict)
 
     # -- reading and writing ---------------------------------------------------------------------
@@ -334,7 +334,12 @@ class WorldModel(TensorDictModuleBase):
     def _require(
         self, tensordict: TensorDictBase, key: NestedKey, shape: Sequence[int] | None = None
     ) -> Tensor:
-        """The entry ``[*batch, *shape]``; an entry that is missing or has another shape is an error."""
+        """The entry ``[*batch, *shape]``.
+
+        Raises:
+            KeyError: where it is missing; the message says how to add it.
+            ValueError: where it has another shape.
+        """
         value = tensordict.get(key, None)
         if value is None:
             raise KeyError(

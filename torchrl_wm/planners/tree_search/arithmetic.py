@@ -1,4 +1,4 @@
-"""What the compiled loops share: how they are compiled, and arithmetic that rounds as the reference does."""
+"""Shared by the compiled loops: compiler options, and arithmetic that rounds as the reference does."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torchrl_wm.planners.tree_search.exponential import (
     LOWEST,
 )
 
-# Nothing is allocated inside, so arrays need no reference counts (atomic, and dearer than the arithmetic).
+# Nothing is allocated inside, so arrays need no reference counts (atomic, costlier than the arithmetic).
 _OPTIONS = {"error_model": "numpy", "_nrt": False}
-# Without NaN and signed zeros in view, loops over actions use vector instructions; results are the same.
+# Ignoring NaN and signed zeros lets loops over actions use vector instructions; results are the same.
 _NUMBERS = {"nnan", "nsz"}
 compiled = numba.njit(cache=True, fastmath=_NUMBERS, **_OPTIONS)
 inlined = numba.njit(fastmath=_NUMBERS, forceinline=True, **_OPTIONS)
 views = numba.njit(inline="always", **_OPTIONS)
-# For sums in double precision, whose order does not show in the result.
+# For sums in double precision, whose order does not affect the result.
 reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
-# Where a NaN has to come out as one.
+# Where NaN has to propagate.
 faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
-# A product and a sum in one instruction: for models, which equal torch to a tolerance only.
+# Fused multiply-add: for models, which match torch only to a tolerance.
 faithful_inlined = numba.njit(fastmath={"nsz", "contract"}, forceinline=True, **_OPTIONS)
 _fused = numba.njit(fastmath={*_NUMBERS, "contract"}, forceinline=True, **_OPTIONS)
 faithful_sums = numba.njit(fastmath={"nsz", "reassoc"}, **_OPTIONS)
@@ -39,7 +39,7 @@ EXPONENT_BIAS, EXPONENT_SHIFT, ONE_MORE = np.int32(127), np.int32(23), np.int32(
 
 
 def _extreme(name: str):
-    """The smaller or larger of two numbers, in the one form whose loops use vector instructions."""
+    """The smaller or larger of two numbers, in the only form whose loops are vectorised."""
 
     @intrinsic
     def extreme(context, first, second):
@@ -60,7 +60,7 @@ def _exp(x):
     """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`, for ``x <= 0`` or NaN."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
     shifted = x * LOG2_E + HALF
-    exponent = np.int32(shifted)  # rounds towards zero, where a floor is wanted
+    exponent = np.int32(shifted)  # rounds towards zero, where a floor is needed
     n = np.float32(exponent)
     below = n > shifted
     n = n - ONE if below else n
@@ -81,7 +81,7 @@ exp, fused_exp = inlined(_exp), _fused(_exp)
 
 @inlined
 def softmax(scores):
-    """Replaces logits by their probabilities; where one is minus infinity exactly 0."""
+    """Replaces logits by their probabilities, exactly 0 for a logit of minus infinity."""
     highest, total = LOWEST_LOGIT, 0.0
     for a in range(scores.shape[0]):
         highest = maximum(highest, scores[a])

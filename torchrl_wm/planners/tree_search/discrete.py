@@ -13,14 +13,15 @@ from torchrl_wm.planners.tree_search.models import SearchedModel
 
 
 class DiscreteDynamics(Dynamics):
-    """One edge for each action of a model with a single choice among ``A``.
+    """One edge for each of the ``A`` actions of a model with a single discrete action.
 
     Args:
-        model (SearchedModel): whose policy logits are ``[..., A]``.
+        model (SearchedModel): a model with policy logits ``[..., A]``.
         discount (float): of a step.
 
     Raises:
         TypeError: for any other action spec.
+        ValueError: at a root, for policy logits or an action mask of another shape.
     """
 
     def __init__(self, model: SearchedModel, discount: float):

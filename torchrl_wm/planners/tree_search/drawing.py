@@ -1,4 +1,4 @@
-"""A tree as a picture: graphviz text, and PNG where its program is installed."""
+"""Drawing a tree: graphviz text, and PNG or SVG where graphviz is installed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def tree_to_dot(
 ) -> str:
     """The tree of one row in graphviz's language.
 
-    Nodes show their number, visits and value, edges their action, prior and value. Chance nodes are
-    diamonds, ends of episodes boxes.
+    Nodes show their number, visits and value; edges show their action, prior and value. Chance nodes are
+    diamonds, ends of episodes are boxes.
 
     Args:
         tree (TensorDictBase): ``[B]``, as :func:`~torchrl_wm.planners.search` returns it.
-        row (int, optional): which one. Defaults to ``0``.
+        row (int, optional): the row. Defaults to ``0``.
 
     Keyword Args:
         action_names (sequence of str, optional): names of the actions. Defaults to their indices.
@@ -73,7 +73,7 @@ def draw_tree(tree: TensorDictBase, path: str | Path, row: int = 0, **options) -
     Args:
         tree (TensorDictBase): ``[B]``, as :func:`~torchrl_wm.planners.search` returns it.
         path (str or Path): the file; its suffix is the format.
-        row (int, optional): which one. Defaults to ``0``.
+        row (int, optional): the row. Defaults to ``0``.
         **options: of :func:`tree_to_dot`.
 
     Returns:
@@ -81,7 +81,7 @@ def draw_tree(tree: TensorDictBase, path: str | Path, row: int = 0, **options) -
 
     Raises:
         ValueError: for another suffix.
-        RuntimeError: for a picture where graphviz's ``dot`` is not installed, or fails.
+        RuntimeError: for an image, if graphviz's ``dot`` is not installed or fails.
     """
     path, text = Path(path), tree_to_dot(tree, row, **options)
     if path.suffix == ".dot":

@@ -1,4 +1,4 @@
-"""Searching true dynamics: a stateless environment beside a network that judges its states (AlphaZero)."""
+"""Searching true dynamics: a stateless environment and a network that evaluates its states (AlphaZero)."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from torchrl_wm.planners.tree_search.tree import DECISION, TERMINAL
 class EnvModel(SearchedModel):
     """Steps an environment; values and policies come from an evaluation module.
 
-    What the environment's step and the evaluation read is kept at every node. The search ends where an
-    episode ends; forbidden actions are never stepped.
+    Every node keeps the entries that the environment's step and the evaluation read. The search ends
+    where an episode ends; forbidden actions are never stepped.
 
     Args:
-        env (EnvBase): whose step depends on its input alone, of any batch size (not batch-locked).
+        env (EnvBase): an environment whose step depends on its input alone, of any batch size (not
+            batch-locked).
         evaluation (TensorDictModuleBase): reads observations, writes ``state_value [..., 1]``, from the
-            side of the player to move, and ``policy_logits [..., A]``.
+            view of the player to move, and ``policy_logits [..., A]``.
 
     Keyword Args:
         discount (float, optional): of a step. Defaults to ``1.0``.
         reward_keys (sequence of NestedKey, optional): the reward of a move, or one entry for each
-            player, of which the mover's less the others' counts. Defaults to the environment's.
+            player, in which case a move earns the mover's minus the others'. Defaults to the
+            environment's.
         turn_key (NestedKey, optional): whose turn it is, ``[..., 1]``: where a step changes it, values
             change their sign. Defaults to one player.
         mask_key (NestedKey, optional): allowed actions ``[..., A]``, at every node. Defaults to all.
@@ -115,7 +117,7 @@ class EnvModel(SearchedModel):
         return Step(states, self._reward(following, before), value, logits, discount, kind)
 
     def _reward(self, following: TensorDictBase, turn: Tensor | None) -> Tensor:
-        """The mover's reward ``[R]``, less that of the others."""
+        """The mover's reward ``[R]``, minus that of the others."""
         rewards = [following.get(key).reshape(len(following)) for key in self.reward_keys]
         if len(rewards) == 1:
             return rewards[0]

@@ -1,4 +1,4 @@
-"""What a search asks of a model: the worth of roots, and what follows an action."""
+"""The interface between a search and a model: evaluations of roots, and steps along actions."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Root(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What follows an action: latents ``[R, ...]``, reward ``[R]``, value ``[R]``, logits ``[R, A]``.
+    """The result of an action: latents ``[R, ...]``, reward ``[R]``, value ``[R]``, logits ``[R, A]``.
 
-    ``discount [R]`` weighs everything after the edge: 0 where the episode ends, negative where the
+    ``discount [R]`` multiplies everything after the edge: 0 where the episode ends, negative where the
     turn passes to the opponent; ``None`` stands for the constant of the dynamics. ``kind [R]`` int8
-    tells chance nodes and those that end the episode from decisions; ``None`` stands for decisions.
+    tells chance nodes and ends of episodes from decisions; ``None`` stands for decisions.
     A logit of minus infinity forbids an action of the new node.
     """
 
@@ -55,12 +55,12 @@ class Dynamics(nn.Module):
     Args:
         action_encoding (ActionEncoding): of the environment's actions.
         num_actions (int): edges of a node.
-        discount (float): of edges for which :meth:`step` says nothing else.
+        discount (float): of edges for which :meth:`step` returns none.
     """
 
     in_keys: list[NestedKey]
     traceable = False
-    """Whether :meth:`step` is made of tensor operations alone, none of which depends on values."""
+    """Whether :meth:`step` consists only of tensor operations, without branches that depend on values."""
 
     def __init__(self, action_encoding: ActionEncoding, num_actions: int, discount: float):
         super().__init__()
@@ -91,10 +91,10 @@ class Dynamics(nn.Module):
 
 
 class Evaluation(NamedTuple):
-    """A :class:`Step` without its latents, in one tensor, so that one copy brings it from a device.
+    """A :class:`Step` without its latents, in one tensor, so that it takes one copy from a device.
 
-    ``packed [R, 2 + A]`` holds reward, value and logits; where the dynamics say more than the constant
-    ``discount``, ``[R, 4 + A]``, discounts and kinds come last.
+    ``packed [R, 2 + A]`` holds reward, value and logits; where the dynamics return discounts or kinds,
+    it is ``[R, 4 + A]`` with these last.
     """
 
     packed: Tensor
@@ -136,7 +136,7 @@ class LatentStore:
 
     Args:
         first (tuple of Tensor): latents ``[B, ...]`` of the roots.
-        capacity (int): how many states there is room for, the roots included.
+        capacity (int): number of states that fit, the roots included.
     """
 
     def __init__(self, first: Latents, capacity: int):
@@ -153,16 +153,16 @@ class LatentStore:
 
 
 class Evaluator(nn.Module):
-    """Gathers latents, asks the dynamics, stores the new latents.
+    """Gathers latents, steps the dynamics, stores the new latents.
 
-    Where the dynamics allow it, the operations are recorded once: at the few rows of acting most of the
-    time of a small network is spent between its operations. On a CPU perceptrons and recurrent cells
-    become a :class:`~torchrl_wm.planners.tree_search.program.Program`; what it cannot express
-    (convolutions, samples), or is large, is recorded by ``torch.jit.trace``. Training goes on being
-    seen, from one search to the next.
+    Where the dynamics allow it, the operations are recorded once: for the few rows of acting, most of the
+    time of a small network is overhead between its operations. On a CPU, MLPs and recurrent cells become
+    a :class:`~torchrl_wm.planners.tree_search.program.Program`; large networks, and operations that it
+    cannot express (convolutions, sampling), are recorded by ``torch.jit.trace``. Recordings follow the
+    training of the parameters from one search to the next.
 
     Args:
-        dynamics (Dynamics): what is asked.
+        dynamics (Dynamics): the dynamics that are evaluated.
         trace (bool, optional): record the operations. Defaults to ``True``.
     """
 
@@ -176,12 +176,12 @@ class Evaluator(nn.Module):
 
     @property
     def program(self) -> Program | None:
-        """What a search carries out by itself, where that is how this one evaluates."""
+        """The program that a search can execute itself, if this evaluator has one."""
         return self._current if isinstance(self._current, Program) else None
 
     @property
     def constant(self) -> float:
-        """The discount of edges of which the dynamics say nothing else."""
+        """The discount of edges for which the dynamics return none."""
         return self._discount
 
     def begin(self, first: Latents, capacity: int) -> LatentStore:
@@ -211,7 +211,7 @@ class Evaluator(nn.Module):
         return Evaluation(packed, self._num_actions, self._discount)
 
     def forward(self, index: Tensor, action: Tensor, *tensors: Tensor) -> Tensor:
-        """On plain tensors, as a tracer takes it: latents, then the places of the following ones."""
+        """On plain tensors, as a tracer needs it: latents, then the places of the following ones."""
         buffers, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         step = self.dynamics.step(tuple(x.index_select(0, index) for x in buffers), action)
         for place, value in zip(places, step.latents, strict=True):
@@ -227,7 +227,7 @@ class Evaluator(nn.Module):
         return torch.cat(columns, -1)
 
     def _recording(self, kind: str, store: LatentStore, rows: int) -> Callable[..., Tensor] | None:
-        """A recording of that kind, made where it is first asked for; ``None`` where there is none."""
+        """A recording of that kind, made on first use; ``None`` where there is none."""
         if kind not in self._recorded:
             with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -256,8 +256,8 @@ class Evaluator(nn.Module):
                 for function in (recording, self.forward)
                 for places in [[torch.cat([x, x]) for x in tensors[half:]]]
             ]
-            torch.testing.assert_close(*found)  # it has to hold for other rows, too
-            return recording.forward  # the module's own call does more before it gets there
+            torch.testing.assert_close(*found)  # it must hold for other rows, too
+            return recording.forward  # without the overhead of the module's own call
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[-1]
         _LOGGER.warning(
@@ -273,7 +273,7 @@ class Evaluator(nn.Module):
 
 
 class _Forward(nn.Module):
-    """``Evaluator.forward`` under the only name that a tracer knows."""
+    """``Evaluator.forward`` as the ``forward`` of a module, as a tracer needs it."""
 
     def __init__(self, evaluator: Evaluator):
         super().__init__()

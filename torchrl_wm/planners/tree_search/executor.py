@@ -1,4 +1,4 @@
-"""What the executors of a search share: the order of the work, and the checks on what a model says."""
+"""The base of the executors of a search: the order of the work, and the checks of a model's outputs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Leaves(NamedTuple):
 
 
 class Executor:
-    """Descends to leaves and backs their values up; made for one search.
+    """Descends to leaves and backs up their values; made for one search.
 
     Args:
         value (Tensor): of the roots, ``[B]``.
-        logits (Tensor): ``[B, A]``, with the noise that the rule adds to them.
+        logits (Tensor): ``[B, A]``, including any noise that the rule adds to them.
         rule: how edges are chosen.
         num_simulations (int): visits of each root.
         max_depth (int, optional): longest path from a root.
@@ -30,23 +30,23 @@ class Executor:
     """
 
     tree: TensorDictBase
-    """What was searched so far, see :func:`~torchrl_wm.planners.tree_search.make_tree`."""
+    """The trees so far, see :func:`~torchrl_wm.planners.tree_search.make_tree`."""
     capacity: int
     """States that may be evaluated, the roots included."""
     states: Tensor
     """``[B, N]`` int64: where the latents of each node are stored."""
 
     def run(self, evaluator: Evaluator, store: LatentStore) -> None:
-        """Searches until every root had its visits."""
+        """Searches until every root has had its visits."""
         while (leaves := self.select()) is not None:
             self.update(evaluator(store, leaves.index, leaves.action))
 
     def select(self) -> Leaves | None:
-        """What has to be evaluated next; ``None`` when the search is over."""
+        """The leaves to evaluate next; ``None`` when the search is over."""
         raise NotImplementedError
 
     def update(self, evaluation: Evaluation) -> None:
-        """Adds what was asked for to the trees."""
+        """Adds the evaluated leaves to the trees."""
         raise NotImplementedError
 
 

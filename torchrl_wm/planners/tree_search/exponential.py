@@ -1,8 +1,8 @@
-"""An exponential that is the same, to the bit, in torch and in a compiled loop over few actions.
+"""An exponential that is bitwise the same in torch and in a compiled loop over few actions.
 
-The library's costs more than all else at a node, and its last digit depends on who calls it; two
-executors then part where two actions are nearly equal. This is the polynomial of the Cephes library:
-exact to 1e-7, and every operation in it rounds the same everywhere.
+The library's exponential costs more than everything else at a node, and its last digit depends on the
+caller, so that two executors diverge where two actions are nearly equal. This is the polynomial of the
+Cephes library: accurate to 1e-7, and every operation in it rounds the same everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 LOWEST = -87.0
-"""Arguments below count as this one."""
+"""Smaller arguments are clamped to it."""
 
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -44,7 +44,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Probabilities ``[..., A]``; where a logit is minus infinity it is exactly 0.
+    """Probabilities ``[..., A]``, exactly 0 where a logit is minus infinity.
 
     The sum is taken in double precision, so that its order does not matter.
 

@@ -17,7 +17,7 @@ def to_torchrl_tree(tree: TensorDictBase, row: int = 0) -> Tree:
 
     Args:
         tree (TensorDictBase): ``[B]``, as :func:`~torchrl_wm.planners.search` returns it.
-        row (int, optional): which one. Defaults to ``0``.
+        row (int, optional): the row. Defaults to ``0``.
 
     Raises:
         IndexError: for a row that the tree does not have.

@@ -1,4 +1,4 @@
-"""Gumbel MuZero's rule: sequential halving at the root, a policy that surely improves."""
+"""Gumbel MuZero's rule: sequential halving at the root, with guaranteed policy improvement."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _LOWEST_SCORE = -1e9
 class GumbelRule:
     """Planning with few simulations (https://openreview.net/forum?id=bERaNdoegnO).
 
-    At the root ``max_considered_actions`` actions with the largest logits plus Gumbel noise are tried
-    in rounds and halved; below it visits follow the improved policy. There is neither Dirichlet noise
-    nor a temperature: the noise is Gumbel's, drawn once per search. The action maximises noise plus
+    At the root, the ``max_considered_actions`` actions with the largest logits plus Gumbel noise are
+    visited in rounds and halved; below it, visits follow the improved policy. There is neither Dirichlet
+    noise nor a temperature; the Gumbel noise is drawn once per search. The action maximises noise plus
     logits plus transformed value among the most visited ones; the policy is ``softmax(logits +
     transformed values)`` without noise.
 
     Args:
         max_considered_actions (int, optional): actions of the first phase. Defaults to ``16``.
-        gumbel_scale (float, optional): of the noise; 0 searches without. Defaults to ``1.0``.
+        gumbel_scale (float, optional): of the noise; 0 for none. Defaults to ``1.0``.
         value_scale, maxvisit_init (float, optional): of the transformed values. Default to ``0.1``
             and ``50``.
         rescale_values (bool, optional): bring values to [0, 1] first. Defaults to ``True``.
-        use_mixed_value (bool, optional): complete unvisited values with the mixed value, or else with
-            the raw one. Defaults to ``True``.
+        use_mixed_value (bool, optional): complete the values of unvisited actions with the mixed value,
+            otherwise with the raw one. Defaults to ``True``.
 
     Raises:
         ValueError: for a number out of range.
@@ -64,7 +64,7 @@ class GumbelRule:
         return (self.gumbel_scale * gumbel).float().to(allowed.device)
 
     def root_logits(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """The logits: the noise stays outside of the priors."""
+        """The unchanged logits: the noise does not affect the priors."""
         return logits
 
     # -- selection -----------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class GumbelRule:
         return root.allowed.sum(-1).clamp_max(self.max_considered_actions)
 
     def transformed_q(self, node: NodeStatistics) -> Tensor:
-        """What is added to the logits, ``[B, A]``."""
+        """The transformed values ``[B, A]`` that are added to the logits."""
         return completed_q(
             node,
             value_scale=self.value_scale,
@@ -93,7 +93,7 @@ class GumbelRule:
         if noise is not None:
             logits = noise.to(logits.dtype) + logits
         scores = (logits + self.transformed_q(node)).clamp_min(_LOWEST_SCORE)
-        # After the floor: what is not considered must lose against the floor, too.
+        # After the floor: actions that are not considered must lose against the floor, too.
         return scores.masked_fill(node.edge_visits != considered.unsqueeze(-1), -torch.inf)
 
     def scores(self, node: NodeStatistics) -> Tensor:
@@ -104,7 +104,7 @@ class GumbelRule:
 
     # -- the result ----------------------------------------------------------------------------------
     def policy(self, tree: TensorDictBase) -> Tensor:
-        """The improved policy ``[B, A]`` of the root; no noise is in it."""
+        """The improved policy ``[B, A]`` of the root, without noise."""
         root = node_statistics(tree)
         logits = root.logits + self.transformed_q(root)
         return torch.where(root.allowed, logits.softmax(-1), 0.0)

@@ -1,4 +1,4 @@
-"""The compiled loop that carries out a model's operations: rows of numbers, one instruction after another.
+"""The compiled loop that executes a model's operations on rows of numbers, instruction by instruction.
 
 A row of ``scratch`` holds every value of one evaluation side by side; an instruction reads some columns
 and writes others. A few rows go through all instructions before the next few do, so that they stay in
@@ -39,7 +39,7 @@ L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 
 
 class Code(enum.IntEnum):
-    """What an instruction does; its fields are code, target, width, a, b, step of b, and one more."""
+    """Instruction codes; the fields of one are code, target, width, a, b, step of b, and one more."""
 
     GATHER, LOOKUP, STORE, LINEAR = 0, 1, 2, 3
     COPY, FLIP, SPREAD = 4, 5, 6
@@ -59,7 +59,7 @@ FIELDS = 7
 
 
 class Network(NamedTuple):
-    """The instructions of a network, what they read beside a row, and where a row's results begin."""
+    """The instructions of a network, the other arrays they read, and where a row's results begin."""
 
     code: np.ndarray
     weights: np.ndarray
@@ -105,7 +105,7 @@ def first(instruction, row):
 
 @faithful
 def move(instruction, weights, scratch, rows, begin, index, action, latents, place):
-    """Between the scratch and the memory of a search."""
+    """Moves values between the scratch and the memory of a search."""
     kind, width, which = instruction[0], instruction[2], instruction[6]
     for row in range(rows):
         if kind == GATHER:
@@ -191,7 +191,7 @@ def linear(scratch, rows, source, target, width, weights, offset, depth):
 
 @compiled
 def unpack(layout, flat, weights, scratch):
-    """Brings parameters, one after another in ``flat``, to where the instructions read them.
+    """Copies parameters, which are consecutive in ``flat``, to where the instructions read them.
 
     ``layout [n, 5]`` holds for each the kind, its first number, where it goes, and its shape.
     """
@@ -226,7 +226,7 @@ MATRIX, BIAS, TABLE, CONSTANT = range(4)
 
 @faithful
 def calculate(instruction, scratch, rows):
-    """Everything else; a NaN comes out as a NaN."""
+    """Everything else; NaN propagates."""
     kind = instruction[0]
     if kind < RELU:
         arrange(instruction, scratch, rows)
@@ -326,7 +326,7 @@ def softplus(x):
 
 @faithful
 def rare(instruction, scratch, rows):
-    """Functions of one number that few networks have: one loop for all is sooner compiled."""
+    """Functions of one number that few networks use: a single loop compiles faster."""
     kind = instruction[0]
     for row in range(rows):
         out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
@@ -367,7 +367,7 @@ def apply(instruction, scratch, rows):
 
 
 def _of_two(function):
-    """An instruction that applies ``function`` to numbers and others, or one and the same other."""
+    """An instruction that applies ``function`` to pairs of numbers, or to numbers and one scalar per row."""
 
     @faithful
     def carry_out(instruction, scratch, rows):
@@ -433,7 +433,7 @@ def compare(instruction, scratch, rows):
 
 @faithful
 def combine(instruction, scratch, rows):
-    """Functions of two numbers, of which comparisons give 1 or 0, and a choice."""
+    """Functions of two numbers (comparisons give 1 or 0), and a choice."""
     kind = instruction[0]
     if kind == ADD:
         add(instruction, scratch, rows)

@@ -1,8 +1,8 @@
 """The compiled loops over trees: zero-copy views of the tensors, one row after the other.
 
-Whatever rounds is written in the order of :mod:`~torchrl_wm.planners.tree_search.reference`, in single
-precision, and sums over actions are taken in double precision: the trees are equal to the bit.
-numba's cache does not see changes in the other files with compiled functions (``arithmetic``,
+All operations that round follow the order of :mod:`~torchrl_wm.planners.tree_search.reference`, in single
+precision, and sums over actions are taken in double precision, so the trees are bitwise equal.
+numba's cache does not notice changes in the other files with compiled functions (``arithmetic``,
 ``instructions``): delete ``__pycache__`` after editing those.
 """
 
@@ -60,7 +60,7 @@ class TreeArrays(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far each row is, and which leaf below each action of its root is evaluated, ``[B, A]``."""
+    """The progress of each row, and the evaluated leaf below each action of its root, ``[B, A]``."""
 
     simulations: np.ndarray
     awaited: np.ndarray
@@ -98,7 +98,7 @@ def planted_tree(
 
 
 def evaluation_array(evaluation: Evaluation) -> np.ndarray:
-    """View of an evaluation, copied only where it is on another device or of another precision."""
+    """View of an evaluation; a copy if it is on another device or of another precision."""
     packed = evaluation.packed
     if not packed.is_cpu or packed.dtype != torch.float32:
         packed = packed.to("cpu", torch.float32)
@@ -110,10 +110,10 @@ def evaluation_array(evaluation: Evaluation) -> np.ndarray:
 
 @inlined
 def is_sound(found, row):
-    """Whether all of ``reward, value, logits, ...`` are numbers; minus infinity may be among them."""
+    """Whether ``reward, value, logits, ...`` are finite; all but the first two may be minus infinity."""
     sound = True
     for a in range(found.shape[1]):
-        bits = np.float32(found[row, a]).view(np.int32)  # the compiler knows of no NaN
+        bits = np.float32(found[row, a]).view(np.int32)  # the compiler assumes that there is no NaN
         finite = bits & NOT_FINITE != NOT_FINITE
         sound &= finite | ((bits == MINUS_INFINITY_BITS) & (a > 1))
     return sound
@@ -121,7 +121,7 @@ def is_sound(found, row):
 
 @inlined
 def expand(tree, row, node, parent, action, found, i, constant, scores):
-    """Makes what the model said (row ``i`` of a packed evaluation) the node of its row."""
+    """Turns row ``i`` of a packed evaluation into a node of its row's tree."""
     num_actions = scores.shape[0]
     kind, discount = np.int32(DECISION), np.float32(constant)
     if found.shape[1] > 2 + num_actions:
@@ -138,7 +138,7 @@ def expand(tree, row, node, parent, action, found, i, constant, scores):
 
 @inlined
 def set_node(tree, row, node, value, kind, scores):
-    """What a node knows of itself; ``scores`` holds its logits, and is overwritten."""
+    """Sets a node's own statistics; ``scores`` holds its logits, and is overwritten."""
     tree.node_numbers[row, node, NODE_VALUE] = value
     tree.node_numbers[row, node, RAW_VALUE] = value
     highest = MINUS_INFINITY
@@ -304,7 +304,7 @@ def grow_muzero(
 def search_muzero(
     tree, leaves, network, latents, found, constant, bounds, normalization, max_depth, scores
 ):
-    """All simulations, the model's instructions between them; ``found [BLOCK, C]`` is scratch.
+    """All simulations, with the model's instructions in between; ``found [BLOCK, C]`` is scratch.
 
     A few rows are searched to the end before the next few, so that their trees stay in the cache.
     Returns the last simulation and the row of a leaf that is not finite, or -1.
@@ -331,7 +331,7 @@ def search_muzero(
 
 @reordered
 def mixed_value(tree, row, node):
-    """The worth of actions not yet visited."""
+    """The value assumed for unvisited actions."""
     total, weighted, visits = 0.0, 0.0, 0
     for a in range(tree.edge_links.shape[3]):
         edge_visits = tree.edge_links[row, node, EDGE_VISITS, a]
@@ -346,7 +346,7 @@ def mixed_value(tree, row, node):
 
 @inlined
 def transformed_q(tree, row, node, transform, out):
-    """What is added to the logits; ``transform`` holds scale, visits, two switches and the epsilon."""
+    """The values added to the logits; ``transform`` holds scale, visits, two switches and the epsilon."""
     filler = tree.node_numbers[row, node, RAW_VALUE]
     if transform[3]:
         filler = mixed_value(tree, row, node)
@@ -438,7 +438,7 @@ def advance(
     used,
     scratch,
 ):
-    """Visits all that is ready in rows; then writes the requests and returns their number."""
+    """Visits every evaluated leaf of the rows; then writes the requests and returns their number."""
     scores, below = scratch
     count, total = 0, schedule.shape[1]
     for row in range(rows[0], rows[1]):
@@ -464,7 +464,7 @@ def advance(
             back_up(tree, row, node, tree.node_numbers[row, node, RAW_VALUE])
             simulation, action = simulation + 1, NOTHING
         progress.simulations[row], progress.awaited[row] = simulation, action
-        # The rest of the round is guessed by the scores of now.
+        # The rest of the round is guessed from the present scores.
         rest = simulation + 1
         while rest < total and schedule[row, rest] == considered:
             scores[action] = MINUS_INFINITY
@@ -481,7 +481,7 @@ def advance(
 
 @inlined
 def ask(tree, row, action, progress, transform, max_depth, requests, used, count, scores):
-    """The leaf below an action of the root; one that does not exist yet is asked for.
+    """The leaf below an action of the root; a request for it if it does not exist yet.
 
     At the greatest depth and at ends of episodes a leaf is visited again: its value is known.
     """
@@ -511,7 +511,7 @@ def search_gumbel(
     used,
     scratch,
 ):
-    """All rounds, the model's instructions between them, a few rows after the other.
+    """All rounds, with the model's instructions in between, a few rows at a time.
 
     Returns how many states are stored, and which of those evaluated last is not finite, or -1.
     """

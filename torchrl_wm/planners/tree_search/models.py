@@ -1,4 +1,4 @@
-"""What can be searched: a world model on plain tensors, or any module on TensorDicts."""
+"""Models that can be searched: a world model on plain tensors, or any module on TensorDicts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torchrl_wm.world_models import WorldModel
 
 
 class SearchedModel(nn.Module):
-    """Base: roots from TensorDicts, steps with encoded actions; logits are what a policy head says.
+    """Base: roots from TensorDicts, steps with encoded actions; logits are the policy head's outputs.
 
     Attributes:
         in_keys: the latents of a root, in their order.
         root_keys: all that :meth:`root` reads. Defaults to the latents.
         action_encoding (ActionEncoding): of the environment's actions.
-        traceable (bool): whether :meth:`step` is made of tensor operations alone.
+        traceable (bool): whether :meth:`step` consists only of tensor operations.
     """
 
     in_keys: list[NestedKey]
@@ -70,7 +70,7 @@ class TensorModel(SearchedModel):
 
     Args:
         model (WorldModel): with ``predict`` and ``search_tensors``.
-        discount (float): of a step. A continuation that the model predicts multiplies it.
+        discount (float): of a step, multiplied by the continuation if the model predicts one.
     """
 
     traceable = True
@@ -110,7 +110,11 @@ class TensorDictModel(SearchedModel):
 
     Args:
         module (nn.Module): with ``latent_keys`` and ``action_encoding``, as a world model.
-        discount (float): of a step. A continuation multiplies it.
+        discount (float): of a step, multiplied by the continuation if there is one.
+
+    Raises:
+        TypeError: for a module that cannot be searched.
+        KeyError: at a root or a step, for a missing entry.
     """
 
     def __init__(self, module: nn.Module, discount: float):
@@ -127,7 +131,7 @@ class TensorDictModel(SearchedModel):
 
     @property
     def root_keys(self) -> list[NestedKey]:
-        """The latents; without ``predict`` also what it would say of them."""
+        """The latents; without ``predict`` also their value and logits."""
         judged = [] if hasattr(self.module, "predict") else _judged_keys(self.module)
         return [*self.in_keys, *judged]
 
@@ -174,7 +178,11 @@ def _judged_keys(module: nn.Module) -> list[NestedKey]:
 
 
 def require(tensordict: TensorDictBase, key: NestedKey, name: str, below: tuple = ()) -> Tensor:
-    """The entry, or an error that names it."""
+    """The entry ``key``.
+
+    Raises:
+        KeyError: where it is missing; the message names it.
+    """
     value = tensordict.get(key, None)
     if value is None:
         wanted, found = unravel_key((*below, key)), sorted(map(str, tensordict.keys(True, True)))

@@ -27,21 +27,21 @@ class MuZeroRule:
 
     An edge scores its normalised value plus ``prior * sqrt(n) / (1 + visits) * (c_init +
     log((n + c_base + 1) / c_base))`` with ``n`` the visits of the node, its own evaluation included,
-    so that a fresh node tries its most probable action. Equal scores: the lowest index.
+    so that a fresh node tries its most probable action. Ties go to the lowest index.
 
     Args:
         c_init, c_base (float, optional): constants of the bound. Default to ``1.25`` and ``19652``.
         dirichlet_alpha (float, optional): of the noise on the root's priors. Defaults to ``0.3``.
         dirichlet_fraction (float, optional): its share; 0 for none. Defaults to ``0.25``.
         temperature (float, optional): actions are drawn from ``visits ** (1 / temperature)``; 0 takes
-            the most visited one. May be changed between searches. Defaults to ``1.0``.
+            the most visited one. It may change between searches. Defaults to ``1.0``.
         normalization (optional): of the values, see
             :mod:`~torchrl_wm.planners.tree_search.normalization`. Defaults to
             ``ParentAndSiblings()``; the paper's pseudocode is ``TreeWide()``.
 
     Raises:
         ValueError: for a number out of range.
-        TypeError: for a normalization that is none.
+        TypeError: for a normalization of the wrong type.
 
     Examples:
         >>> MuZeroRule(dirichlet_alpha=0.25, temperature=0.5).temperature
@@ -72,8 +72,8 @@ class MuZeroRule:
     # -- the root ----------------------------------------------------------------------------------
     def draw_noise(self, allowed: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Dirichlet noise ``[B, A]`` over the allowed actions of each row: sums to 1, 0 elsewhere."""
-        # The log of a gamma variable with a shape below 1, after Marsaglia and Tsang: alpha as small as
-        # 0.03 underflows otherwise, and a row of zeros has no direction.
+        # The log of a gamma variable with a shape below 1, after Marsaglia and Tsang: otherwise small
+        # alphas such as 0.03 underflow, and a row of zeros cannot be normalised.
         shape = torch.full(allowed.shape, self.dirichlet_alpha + 1, dtype=torch.float64)
         boosted = torch._standard_gamma(shape, generator=generator).log()
         uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=generator)
@@ -93,7 +93,7 @@ class MuZeroRule:
 
     # -- selection -----------------------------------------------------------------------------------
     def bounds(self, num_simulations: int, dtype: torch.dtype, device=None) -> Tensor:
-        """The factor of the prior by visits of the node, ``[num_simulations + 2]``."""
+        """The factor of the prior for each number of visits of the node, ``[num_simulations + 2]``."""
         return _bounds(self.c_init, self.c_base, num_simulations).to(device, dtype)
 
     def scores(self, node: NodeStatistics, bounds: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ class MuZeroRule:
         return visits / visits.sum(-1, keepdim=True).clamp_min(1)
 
     def action_logits(self, visits: Tensor) -> Tensor:
-        """Logits ``[..., A]`` from which actions are drawn, of visits ``[..., A]``.
+        """Logits ``[..., A]`` for drawing actions, from visits ``[..., A]``.
 
         Examples:
             >>> MuZeroRule(temperature=0.5).action_logits(torch.tensor([1, 3, 0])).softmax(-1)
             tensor([0.1000, 0.9000, 0.0000], dtype=torch.float64)
         """
-        # In logs: counts ** (1 / temperature) overflows for small temperatures.
+        # In logs, since counts ** (1 / temperature) overflows for small temperatures.
         return visits.double().log() / max(self.temperature, math.ulp(1.0))
 
     def action(

@@ -1,4 +1,4 @@
-"""Bringing the values of a node to [0, 1], so that they can be weighed against priors."""
+"""Normalising the values of a node to [0, 1], so that they can be balanced against the priors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchrl_wm.planners.tree_search.tree import NodeStatistics
 
 
 class ParentAndSiblings(NamedTuple):
-    """Range of the node's own value and of its visited edges: another node changes nothing (mctx).
+    """Range of the node's own value and its visited edges, independent of all other nodes (mctx).
 
     Args:
         epsilon (float, optional): smallest range. Defaults to ``1e-8``.
@@ -65,11 +65,11 @@ Normalization = ParentAndSiblings | TreeWide | FixedBounds
 
 
 def normalized_q(node: NodeStatistics, normalization: Normalization) -> Tensor:
-    """Values of the edges ``[B, A]`` within their range; unvisited ones are exactly 0, the worst.
+    """Values of the edges ``[B, A]``, relative to the range; unvisited ones are exactly 0, the worst.
 
     Args:
         node (NodeStatistics): of one node in each row.
-        normalization: where the range comes from. A range of zero gives zeros, not NaN.
+        normalization: gives the range. A range of zero gives zeros, not NaN.
     """
     low, high = normalization.range(node)
     span = (high - low).clamp_min(normalization.epsilon).unsqueeze(-1)
@@ -77,9 +77,10 @@ def normalized_q(node: NodeStatistics, normalization: Normalization) -> Tensor:
 
 
 def mixed_value(node: NodeStatistics) -> Tensor:
-    """The worth ``[B]`` of actions not yet visited (Gumbel MuZero, appendix D).
+    """The value ``[B]`` assumed for unvisited actions (Gumbel MuZero, appendix D).
 
-    The network's value and the visited edges, weighed by their priors, in the ratio 1 to the visits.
+    A mean of the network's value, weighted by 1, and of the prior-weighted mean of the visited edges,
+    weighted by their number of visits.
     """
     visited = node.edge_visits > 0
     priors = torch.where(visited, node.priors, 0.0).clamp_min(torch.finfo(node.priors.dtype).tiny)
@@ -106,8 +107,8 @@ def completed_q(
 
     Keyword Args:
         value_scale, maxvisit_init (float): the factor is ``(maxvisit_init + most visits) * value_scale``.
-        rescale_values (bool): first bring the completed values to [0, 1].
-        use_mixed_value (bool): complete with :func:`mixed_value`, or else with the raw value.
+        rescale_values (bool): first rescale the completed values to [0, 1].
+        use_mixed_value (bool): complete with :func:`mixed_value`, otherwise with the raw value.
         epsilon (float, optional): smallest range. Defaults to ``1e-8``.
     """
     filler = mixed_value(node) if use_mixed_value else node.raw_value

@@ -54,7 +54,7 @@ class StepwiseExecutor(Executor):
         return torch.arange(self.num_simulations + 1) * len(rows) + rows.unsqueeze(1)
 
     def run(self, evaluator: Evaluator, store: LatentStore) -> None:
-        """Searches; where the model is a program, without leaving the compiled loop."""
+        """Searches, without leaving the compiled loop if the model is a program."""
         program = evaluator.program
         if program is None:
             return super().run(evaluator, store)
@@ -78,7 +78,7 @@ class StepwiseExecutor(Executor):
         return self.leaves
 
     def update(self, evaluation: Evaluation) -> None:
-        """Adds the leaves to the trees, backs their values up, and finds the next leaves."""
+        """Adds the leaves to the trees, backs up their values, and finds the next leaves."""
         self.simulation += 1
         self._check(self._grow(kernels.evaluation_array(evaluation), evaluation.constant))
 

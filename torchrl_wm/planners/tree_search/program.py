@@ -1,8 +1,8 @@
-"""A small network as a list of instructions, carried out without torch and without a compiler.
+"""A small network as a list of instructions, executed without torch and without a compiler.
 
-At the few rows of a search the operations of a small network take less time than torch needs to get from
-one to the next. A :class:`Program` watches the operations once, as torch carries them out, and writes
-down what they do with the columns of a row.
+For the few rows of a search, the operations of a small network take less time than torch needs between
+them. A :class:`Program` observes the operations once, while torch executes them, and records what they do
+with the columns of a row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Untranslatable(Exception):
-    """An operation that no instruction carries out; the message names it."""
+    """An operation without an instruction; the message names it."""
 
 
 class Columns(NamedTuple):
@@ -35,17 +35,17 @@ class Columns(NamedTuple):
 
 
 class Program:
-    """What a function does to rows of numbers, recorded while torch carries it out.
+    """The operations of a function on rows of numbers, recorded while torch executes them.
 
     The function takes ``index [R]``, ``action [R]``, latents ``[*, S]`` and places ``[R, S]`` for the
     following ones, and returns ``[R, C]``, as
-    :meth:`~torchrl_wm.planners.tree_search.evaluation.Evaluator.forward` does: perceptrons with the
-    usual activations and normalisations, recurrent cells, and whatever is made of elementwise operations
+    :meth:`~torchrl_wm.planners.tree_search.evaluation.Evaluator.forward` does: MLPs with the
+    usual activations and normalisations, recurrent cells, and anything made of elementwise operations
     and reductions over the last dimension. Rows must not depend on each other.
 
     Args:
         function (callable): on tensors in single precision on the CPU.
-        inputs (tuple of Tensor): to record it with; what it writes is overwritten.
+        inputs (tuple of Tensor): to record it with; those that it writes to are overwritten.
 
     Raises:
         Untranslatable: for an operation that is not supported; the message names it.
@@ -91,7 +91,7 @@ class Program:
 def recorded_program(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
 ) -> Program | None:
-    """The program of a function, where it has one; the log says under ``name`` why not."""
+    """The program of a function, or None; the log then gives the reason under ``name``."""
     try:
         return Program(function, inputs)
     except Untranslatable as error:
@@ -102,7 +102,7 @@ def recorded_program(
 def agrees(
     program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
 ) -> bool:
-    """Whether a program gives the numbers of the function that it was recorded from, for some inputs."""
+    """Whether a program and the function that it was recorded from give the same numbers for some inputs."""
     index, action, *tensors = inputs
     # Fresh places: those of the recording hold the function's results, stored by the program or not.
     latents = tensors[: len(tensors) // 2]
@@ -118,7 +118,7 @@ def agrees(
 
 
 class _Recorder(TorchDispatchMode):
-    """Sees every operation before it is carried out, and writes instructions that do the same."""
+    """Intercepts every operation before it is executed, and writes instructions that do the same."""
 
     def __init__(self, inputs: tuple[Tensor, ...]):
         super().__init__()
@@ -132,7 +132,7 @@ class _Recorder(TorchDispatchMode):
         self.parameters: list[Tensor] = []
         self.width = self.memory = self.numbers = 0
         self._known: dict[int, Columns] = {}
-        self._kept: list[Tensor] = []  # so that no two have the same identity
+        self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = options or {}
@@ -174,7 +174,7 @@ class _Recorder(TorchDispatchMode):
     def fresh(self, width: int) -> Columns:
         """New columns, from the next panel on.
 
-        What writes where it reads is not done by vector instructions: results get columns of their own.
+        Writing to the columns that are read would prevent vector instructions: results get their own.
         """
         found = Columns(self.width, width)
         self.width += -(-width // PANEL) * PANEL
@@ -196,7 +196,7 @@ class _Recorder(TorchDispatchMode):
         self.numbers += rows * columns if kind != instructions.BIAS else rows
 
     def reserve(self, count: int) -> int:
-        """Memory beside the rows."""
+        """Reserves memory besides the rows."""
         self.memory += count
         return self.memory - count
 
@@ -205,7 +205,7 @@ class _Recorder(TorchDispatchMode):
         self.code.append((int(code), target, width, a, b, step, more))
 
     def _is_constant(self, function, arguments, result) -> bool:
-        """Whether an operation has to do with parameters alone; views of them follow training."""
+        """Whether an operation involves only parameters; views of them follow training."""
         inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
         rows = self.index, self.action, *self.places
         if any(id(x) in self._known or _among(x, rows) for x in inputs):

@@ -1,10 +1,10 @@
 """Gumbel's rule with the visits of a round evaluated in one call of the model.
 
-Below different actions of the root the trees do not touch, so what the model says of the next leaf below
-an action stays true until that action is visited again. Before each call the actions that the rest of
-the round will visit are guessed, each with its leaf; then the sequential rule decides, one visit after
-the other, and takes what is ready. Where it asks for an action that was not guessed, the row waits for
-the next call. The trees are those of one call per visit, node numbers included.
+The subtrees below different actions of the root are independent, so the evaluation of the next leaf below
+an action stays valid until that action is visited again. Before each call, the actions that the rest of
+the round will visit are guessed, each with its leaf; then the sequential rule decides, visit by visit,
+and uses the evaluations that are ready. Where it selects an action that was not guessed, the row waits
+for the next call. The trees are those of one call per visit, node numbers included.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class RoundsExecutor(Executor):
     def __init__(self, value, logits, rule: GumbelRule, num_simulations, max_depth, noise):
         rows, num_actions = logits.shape
         most = min(rule.max_considered_actions, num_actions)
-        # Beside the nodes, one guess may wait below every action of the root: scores that tie after
-        # rounding let the guesses of a phase differ from its visits.
+        # Besides the nodes, one guess may be pending below every action of the root: with scores that
+        # tie after rounding, the guesses of a phase can differ from its visits.
         self.capacity = rows * (num_simulations + 1 + num_actions)
         self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
@@ -50,7 +50,7 @@ class RoundsExecutor(Executor):
         return torch.from_numpy(self.progress.states)
 
     def run(self, evaluator: Evaluator, store: LatentStore) -> None:
-        """Searches; where the model is a program, without leaving the compiled loop."""
+        """Searches, without leaving the compiled loop if the model is a program."""
         program = evaluator.program
         if program is None:
             return super().run(evaluator, store)
@@ -69,7 +69,7 @@ class RoundsExecutor(Executor):
         return Leaves(self.index[: self.asked], self.actions[: self.asked])
 
     def update(self, evaluation: Evaluation) -> None:
-        """Keeps what the model said until the rule asks for it."""
+        """Keeps the evaluations until the rule needs them."""
         found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
         if not self.ready.size:
             self.ready = self._memory(found.shape[1])

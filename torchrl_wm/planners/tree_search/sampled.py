@@ -18,16 +18,16 @@ SETS = 256
 class SampledDynamics(Dynamics):
     """``K`` edges at each node, actions drawn from the policy there (https://arxiv.org/abs/2104.06303).
 
-    With samples of the policy itself the prior of an edge is its share among them: uniform for
-    continuous actions. Samples that coincide, as discrete ones and those clipped to a bound do, are
-    merged: the first counts for all, the others are forbidden. The actions are carried in the latents,
-    after those of the model.
+    As the samples come from the policy itself, the prior of an edge is its share among them: uniform for
+    continuous actions. Samples that coincide (discrete ones, or those clipped to a bound) are merged: the
+    first counts for all, the others are forbidden. The actions are carried in the latents, after those of
+    the model.
 
-    Draws are made once per search, with the roots; a node takes the set that a hash of its path names,
-    so that results depend neither on the executor nor on the order of evaluation.
+    Random numbers are drawn once per search, with the roots; a node uses the set selected by a hash of
+    its path, so that results depend neither on the executor nor on the order of evaluation.
 
     Args:
-        model (SearchedModel): whose logits are the raw numbers of its ``distribution``.
+        model (SearchedModel): a model whose logits parametrise its ``distribution``.
         num_samples (int): ``K``.
         discount (float): of a step.
 
@@ -77,7 +77,7 @@ class SampledDynamics(Dynamics):
         *carried, samples, path = latents
         index = action.view(-1, 1, 1).expand(-1, 1, samples.shape[-1])
         step = self.model.step(tuple(carried), samples.gather(1, index).squeeze(1))
-        # A linear congruential step; its upper bits are the ones that mix.
+        # A linear congruential step; its upper bits are well mixed.
         path = path * 6364136223846793005 + (action + 1) * 1442695040888963407
         latents, logits = self._with_samples(step.latents, path, step.logits)
         return step._replace(latents=latents, logits=logits)

@@ -1,4 +1,4 @@
-"""The search: descend, evaluate, back up, until every root had its simulations."""
+"""The search: descend, evaluate, back up, until every root has had its simulations."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def search(
 ) -> TensorDict:
     """Searches from every root and returns the trees.
 
-    Nothing is drawn inside: the noise of the rule is given, or there is none. The model is called once
-    per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together. A model that
-    an evaluator could turn into a program is searched without leaving the compiled loop.
+    The search itself draws nothing: the rule's noise is an argument, or there is none. The model is called
+    once per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together. A model
+    that an evaluator could turn into a program is searched without leaving the compiled loop.
 
     Args:
-        dynamics (Dynamics or Evaluator): what is searched; an evaluator keeps its recording.
+        dynamics (Dynamics or Evaluator): the searched dynamics; an evaluator keeps its recording.
         root (Root): ``B`` states; a logit of minus infinity forbids an action.
         rule (MuZeroRule or GumbelRule): how edges are chosen.
 
@@ -62,9 +62,20 @@ def search(
         TensorDict: the trees, see :func:`~torchrl_wm.planners.tree_search.make_tree`.
 
     Raises:
-        ValueError: for less than one simulation or level, a root without an allowed action, or an
+        ValueError: for fewer than one simulation or level, a root without an allowed action, or an
             unknown executor.
         FloatingPointError: where the model returns NaN or infinity; the message names the node.
+
+    Examples:
+        >>> from torchrl.data import Composite, OneHot, Unbounded
+        >>> from torchrl_wm.planners.tree_search.search_policy import make_dynamics
+        >>> from torchrl_wm.world_models import make_muzero
+        >>> model = make_muzero(Composite(joints=Unbounded(6)), Composite(action=OneHot(3)), support=20)
+        >>> dynamics = make_dynamics(model, discount=0.997)
+        >>> root = dynamics.root(model.roots(TensorDict({"joints": torch.randn(2, 6)}, [2])))
+        >>> tree = search(dynamics, root, MuZeroRule(), num_simulations=8, executor="reference")
+        >>> tree["children_visits"].shape, tree["children_visits"][:, 0].sum(-1)
+        (torch.Size([2, 9, 3]), tensor([8, 8]))
     """
     COUNT.check(num_simulations=num_simulations)
     if max_depth is not None:
@@ -74,14 +85,14 @@ def search(
     evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
     logits = rule.root_logits(root.logits, noise)
     _check_root(root.value, logits)
-    # Inference tensors do not know what they are views of; leaving that mode turns gradients on.
+    # Inference tensors do not track views; leaving inference mode would turn gradients on.
     with torch.inference_mode(False), torch.no_grad():
         work = EXECUTORS[executor](root.value, logits, rule, num_simulations, max_depth, noise)
     store = evaluator.begin(root.latents, work.capacity)
     with torch.inference_mode():
         work.run(evaluator, store)
     if keep_latents:
-        # What the dynamics carry beside the latents of their model (sampled actions) comes last.
+        # Entries that the dynamics carry besides the model's latents (sampled actions) come last.
         for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):
             kept = buffer[work.states.to(buffer.device)]
             work.tree.set(unravel_key(("latents", name)), kept.to(work.tree.device))
@@ -89,7 +100,7 @@ def search(
 
 
 def _check_root(value: Tensor, logits: Tensor) -> None:
-    """Roots that cannot be searched are named by their rows."""
+    """Raises an error that names the rows of roots which cannot be searched."""
     largest = logits.amax(-1)
     if (value + largest).isfinite().all():
         return

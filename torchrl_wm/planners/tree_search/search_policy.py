@@ -27,9 +27,9 @@ from torchrl_wm.ranges import COUNT, Range
 class SearchPolicy(TensorDictModuleBase):
     """Searches from every row of a TensorDict, of any batch size ``[...]``, and acts.
 
-    Reads the latents of roots (``world_model.filter`` first), or what a stateless environment reads.
-    Where there is an ``action_mask [..., A]``, only its actions are tried at the root; rows whose
-    ``done`` is True are left out: they get zeros and the first action. Writes the action in the
+    Reads the latents of roots (call ``world_model.filter`` first), or the inputs of a stateless
+    environment. With an ``action_mask [..., A]``, only the allowed actions are tried at the root; rows
+    whose ``done`` is True are not searched: they get zeros and the first action. Writes the action in the
     environment's own encoding, ``search_policy [..., A]``, ``root_value [..., 1]`` and ``visit_counts
     [..., A]``; with sampled actions ``A`` counts the samples, which are written to ``sampled_actions
     [..., A, F]``, encoded.
@@ -37,19 +37,18 @@ class SearchPolicy(TensorDictModuleBase):
     Args:
         model (nn.Module): a world model that predicts rewards, values and policies, another module
             with such entries (:class:`~torchrl_wm.planners.tree_search.models.TensorDictModel`), or an
-            environment beside an evaluation module
-            (:class:`~torchrl_wm.planners.EnvModel`).
+            environment with an evaluation module (:class:`~torchrl_wm.planners.EnvModel`).
 
     Keyword Args:
         rule (MuZeroRule or GumbelRule, optional): how actions are tried. Defaults to ``MuZeroRule()``.
         num_simulations (int, optional): visits of each root. Defaults to ``50``.
         discount (float, optional): of a step; negative in games in which two players take turns.
-            Defaults to that of a model which brings one, such as ``EnvModel``, or else to ``0.997``.
+            Defaults to that of the model, if it has one as ``EnvModel`` does, otherwise to ``0.997``.
         num_sampled_actions (int, optional): search among samples of the policy instead of all
             actions. Defaults to all.
         max_depth (int, optional): longest path. Defaults to no limit.
-        greedy (bool, optional): without noise, and the best action instead of a drawn one. Under
-            TorchRL's exploration types ``MODE``, ``MEAN`` and ``DETERMINISTIC`` it is so in any case.
+        greedy (bool, optional): search without noise and take the best action instead of a drawn one.
+            TorchRL's exploration types ``MODE``, ``MEAN`` and ``DETERMINISTIC`` have the same effect.
             Defaults to ``False``.
         executor (str, optional): ``"numba"`` or ``"reference"``. Defaults to ``"numba"``.
         trace (bool, optional): record the model's operations once, see
@@ -58,11 +57,11 @@ class SearchPolicy(TensorDictModuleBase):
             one.
         action_mask_key, done_key (NestedKey, optional): entries that are read where they exist.
         search_policy_key, root_value_key, visit_counts_key, sampled_actions_key (NestedKey, optional):
-            what is written, see :mod:`torchrl_wm.keys`.
+            the entries that are written, see :mod:`torchrl_wm.keys`.
 
     Raises:
         ValueError: for an option out of range; at a search, for a row without an allowed action.
-        TypeError: for a rule that is none, or an action spec that cannot be enumerated, without
+        TypeError: for a rule of the wrong type, or an action spec that cannot be enumerated, without
             ``num_sampled_actions``.
         KeyError: at a search, for an entry that the model or the root lacks.
         FloatingPointError: at a search, where the model returns NaN or infinity.
@@ -113,7 +112,7 @@ class SearchPolicy(TensorDictModuleBase):
             )
         self.dynamics = make_dynamics(model, discount, num_sampled_actions)
         self.evaluator = Evaluator(self.dynamics, trace=trace)
-        # A copy: a schedule of one search's temperature must not reach another that has the same rule.
+        # A copy: scheduling one search's temperature must not affect others with the same rule.
         self.rule = MuZeroRule() if rule is None else copy(rule)
         self.num_simulations, self.max_depth = num_simulations, max_depth
         self.greedy, self.executor, self.generator = greedy, executor, generator
@@ -126,7 +125,7 @@ class SearchPolicy(TensorDictModuleBase):
         self.out_keys = [*self.dynamics.action_encoding.in_keys, *self.written]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Searches from every row and writes the actions and what was found, in place."""
+        """Searches from every row and writes the actions and the search statistics, in place."""
         batch = tensordict.batch_size
         rows = tensordict.select(*self.in_keys, strict=False).reshape(batch.numel())
         allowed = self._flat(tensordict, self.action_mask_key)
@@ -151,7 +150,7 @@ class SearchPolicy(TensorDictModuleBase):
     # -- one search ----------------------------------------------------------------------------------
     @torch.no_grad()
     def _search(self, rows: TensorDictBase, allowed: Tensor | None) -> list[Tensor]:
-        """Encoded actions and what is written, ``[B, ...]`` each."""
+        """Encoded actions and the values of the written entries, ``[B, ...]`` each."""
         with evaluating(self.dynamics):
             root, tree, noise = self._grow(rows, allowed)
         greedy = self._is_greedy()
@@ -198,7 +197,7 @@ class SearchPolicy(TensorDictModuleBase):
         return found
 
     def _over(self, tensordict: TensorDictBase) -> Tensor | None:
-        """Which rows ``[B]`` are done, or stepped no longer by a rollout; None where nothing says so."""
+        """Which rows ``[B]`` are done or no longer stepped by a rollout; None if no entry tells."""
         done, stepped = (self._flat(tensordict, key) for key in (self.done_key, "_step"))
         flags = [done] if done is not None else []
         flags += [~stepped] if stepped is not None else []
@@ -218,11 +217,11 @@ class SearchPolicy(TensorDictModuleBase):
 def make_dynamics(
     model: nn.Module, discount: float | None = None, num_sampled_actions: int | None = None
 ) -> Dynamics:
-    """What a search of ``model`` follows: all its actions, or samples of its policy.
+    """The dynamics for a search of ``model``: over all its actions, or samples of its policy.
 
     Raises:
         TypeError: for a model or an action spec that cannot be searched.
-        ValueError: for an option that contradicts what the model brings.
+        ValueError: for an option that contradicts the model's own.
     """
     own = model.discount if isinstance(model, Dynamics | EnvModel) else None
     if own is not None and discount is not None and discount != own:
@@ -249,7 +248,7 @@ def make_dynamics(
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, every submodule's own mode afterwards."""
     training = [part for part in module.modules() if part.training]
-    for part in training:  # not by assignment, in which a module looks for parameters first
+    for part in training:  # not by assignment, which first searches the module for parameters
         vars(part)["training"] = False
     try:
         yield

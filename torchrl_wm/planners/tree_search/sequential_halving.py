@@ -12,9 +12,9 @@ def considered_visits(num_considered: int, num_simulations: int) -> list[int]:
     """The visit count that an action must have to be tried in each simulation.
 
     The budget is divided evenly among ``ceil(log2(m))`` phases; each phase visits its actions in
-    rounds, then keeps the better half (two at least). As in Gumbel MuZero
-    (https://openreview.net/forum?id=bERaNdoegnO); a budget too small for all phases cuts the last
-    ones off.
+    rounds, then keeps the better half (two at least), as in Gumbel MuZero
+    (https://openreview.net/forum?id=bERaNdoegnO). A budget too small for all phases cuts off the last
+    ones.
 
     Args:
         num_considered (int): ``m``, the actions of the first phase.

@@ -12,7 +12,7 @@ from torchrl_wm.planners.tree_search.exponential import softmax
 
 NO_CHILD = -1
 DECISION, CHANCE, TERMINAL = 0, 1, 2
-"""Kinds of nodes: the player chooses, nature chooses, nothing can be chosen."""
+"""Kinds of nodes: the player chooses, chance chooses, the episode has ended."""
 
 
 def make_tree(
@@ -79,9 +79,9 @@ def tree_of(
     edge_numbers: Tensor,
     bounds: Tensor,
 ) -> TensorDict:
-    """The tree whose entries are views of its memory: what is read together lies together.
+    """The tree whose entries are views of its memory: entries that are read together are adjacent.
 
-    Integers and numbers of nodes, ``[B, N, 4]`` each, integers and numbers of edges, ``[B, N, 2, A]`` and
+    Integers and floats of nodes, ``[B, N, 4]`` each, integers and floats of edges, ``[B, N, 2, A]`` and
     ``[B, N, 3, A]``, and the ranges ``[2, B]``.
     """
     parts = (
@@ -96,7 +96,7 @@ def tree_of(
 
 
 class NodeStatistics(NamedTuple):
-    """What a selection rule reads of one node in each row: ``[B]``, edges ``[B, A]``."""
+    """The statistics that a selection rule reads, of one node per row: ``[B]``, of edges ``[B, A]``."""
 
     visits: Tensor
     value: Tensor
