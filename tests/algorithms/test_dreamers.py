@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from functools import partial
 
 import pytest
@@ -296,3 +297,20 @@ def test_presets_have_the_official_number_of_parameters(size):
             agent = DreamerV3(observations, actions, size=size, use_ema_critic=False)
         counts.append(sum(p.numel() for part in parts(agent).values() for p in part.parameters()))
     assert tuple(counts) == PRESETS[size]
+
+
+@every_dreamer
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
+def test_a_copy_of_an_agent_learns_as_the_agent_does(name, copied):
+    torch.manual_seed(0)
+    agent = make(name)
+    batch = sample(agent)
+    agent.update(batch.clone())
+    other = copied(agent)
+    before = {k: p.detach().clone() for k, p in other.named_parameters()}
+    for one in (agent, other):
+        torch.manual_seed(1)
+        one.update(batch.clone())
+    expected, found = dict(agent.named_parameters()), dict(other.named_parameters())
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert any(not torch.equal(before[key], found[key]) for key in before)

@@ -252,3 +252,27 @@ def test_bad_options_are_named(options, message):
 def test_continuous_actions_need_samples():
     with pytest.raises(TypeError, match="num_sampled_actions"):
         build(env="Pendulum-v1")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_copy_of_an_agent_learns_as_the_agent_does():
+    agent, replay = build()
+    other = copy.deepcopy(agent)
+    before = {k: p.detach().clone() for k, p in agent.named_parameters()}
+    sample = replay.sample()
+    for one in (agent, other):
+        torch.manual_seed(0)
+        one.update(sample.clone())
+    expected, found = dict(agent.named_parameters()), dict(other.named_parameters())
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert any(not torch.equal(before[key], found[key]) for key in before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_policy_may_be_compiled():
+    agent, _ = build()
+    td = agent.world_model.initial([5]).update({"observation": torch.randn(5, 4)})
+    td["is_init"] = torch.ones(5, 1, dtype=torch.bool)
+    td["previous_action"] = torch.zeros(5, 2)
+    policy = torch.compile(agent.evaluation_policy, backend="eager")
+    assert torch.equal(policy(td.clone())["action"], agent.evaluation_policy(td.clone())["action"])

@@ -87,8 +87,8 @@ def test_restores_the_state_of_the_save(streams, random_ends, tmp_path, place, b
     for e in range(2):  # the environments go on from where the save was
         for other in (second, third):
             other.count[e] = len(reference_log(reference, e))
-            last = bool(content_of(reference, e)["is_last"][-1])
-            other.carried[e] = None if last else (torch.zeros(1), 0.0)
+            newest = content_of(reference, e)[-1]
+            other.carried[e] = None if newest["is_last"] else (newest["action"], 0.0)
     fill(reference, second, random_ends, range(200, 202))
     fill(restored, third, random_ends, range(200, 202))
     assert_equal_states(restored, reference)

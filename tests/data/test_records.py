@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.envs import RewardScaling
 
 from torchrl_wm.data import step_records
+from torchrl_wm.envs import gymnasium
 
 OBSERVATIONS = ["observation", ("camera", "pixels")]
 
@@ -113,3 +115,19 @@ def test_done_without_restart_is_refused(streams):
 def test_flat_batch_is_refused():
     with pytest.raises(ValueError, match=r"\[environments, steps\].*\[3\]"):
         convert(TensorDict({}, batch_size=[3]))
+
+
+def test_rewards_that_a_later_transform_changes_are_refused(streams):
+    batch = streams(2).batch([[0, 0, 0], [0, 1, 0]])
+    batch["next", "reward"][1, 1] *= 0.1
+    with pytest.raises(ValueError, match="step 1 of environment 1 .*insert_transform"):
+        step_records(batch, observation_keys=["observation"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rewards_that_a_transform_in_front_changes_are_stored_changed():
+    env = gymnasium("CartPole-v1", num_envs=2)
+    env.insert_transform(0, RewardScaling(loc=0.0, scale=0.5))
+    records = step_records(env.rollout(5), observation_keys=["observation"])
+    first = records["is_init"]
+    assert (records["reward"][first] == 0).all() and (records["reward"][~first] == 0.5).all()

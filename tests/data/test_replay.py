@@ -246,6 +246,16 @@ def test_an_episode_that_goes_on_after_its_end_is_refused(streams):
         replay.extend(source.batch([[0], [0]]))
 
 
+def test_a_batch_that_does_not_go_on_from_the_one_before_is_refused(streams):
+    replay, source = make(), streams(2)
+    replay.extend(source.batch([[0, 0], [0, 1]]))
+    source.batch([[0], [1]])  # lost, and environment 1 begins anew
+    before = len(replay)
+    with pytest.raises(ValueError, match="Environment 0 goes on.*MultiAsyncCollector"):
+        replay.extend(source.batch([[0], [0]]))
+    assert len(replay) == before
+
+
 def test_sampling_from_too_little(streams):
     replay = make()
     with pytest.raises(RuntimeError, match="needs 6 records.*at most 0"):

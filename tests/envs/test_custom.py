@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -131,3 +133,41 @@ def test_wrong_factories_are_named(factory, options, error, words):
 def test_batched_environments_are_refused():
     with pytest.raises(ValueError, match="num_envs="):
         wrap(lambda: SerialEnv(2, PendulumEnv))
+
+
+def test_an_import_path_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "own_maze.py").write_text("from torchrl.envs import PendulumEnv as make\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert wrap("own_maze:make").reset()["th"].shape == (1, 1)
+
+
+class Seen(gym.Env):
+    """Observes draws of a space."""
+
+    def __init__(self, space):
+        self.observation_space, self.action_space = space, gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (gym.spaces.Box(0, 1, (3, 16, 16), np.float32), (3, 16, 16)),
+        (gym.spaces.Box(0, 1, (16, 18, 3), np.float64), (3, 16, 18)),
+        (gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), (4, 10, 10)),
+        (gym.spaces.Box(0, 1, (3, 4, 2), np.float32), (24,)),
+    ],
+)
+def test_images_of_floats_and_planes_of_booleans_keep_their_form(space, shape):
+    env = wrap(Seen, space=space)
+    observed = env.rollout(3)["observation"]
+    assert observed.shape[2:] == shape and observed.dtype == torch.float32
+    assert 0 <= observed.min() < observed.max() <= 1

@@ -236,3 +236,17 @@ def test_what_imagination_has_said_already_gives_the_losses_of_a_second_pass():
         )
         assert any(g.any() for g in expected)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("observations", "words"),
+    [
+        ({"a_b": Unbounded(2), "a": Composite(b=Unbounded(2))}, "'loss_a_b'"),
+        ({"continuation": Unbounded(2)}, "'loss_continuation'"),
+        ({"noise": Unbounded(2)}, "'noise'"),
+    ],
+)
+def test_observations_that_take_the_name_of_something_else_are_named(observations, words):
+    model = make_rssm(Composite(observations), Composite(action=OneHot(3)), belief_size=8, units=8)
+    with pytest.raises(ValueError, match=f"{words}.*RenameTransform"):
+        WorldModelLoss(model, SeparateKL())

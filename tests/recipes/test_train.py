@@ -92,6 +92,8 @@ def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
     assert "seed=3" in output and "total_steps, device, threads" in output
     assert "is not a run folder" in command("train", "resume=.", fails=True)
     assert "algorithm=alphazero" in command("arena", "part", fails=True)
+    output = command("train", "resume=part", "total_steps=abc", fails=True)
+    assert "total_steps='abc' must be a whole number" in output
     output = command("train", "resume=part", "total_steps=30", fails=True)
     assert "total_steps=30 lies behind the run, which is at step 40" in output
     assert OmegaConf.load(tmp_path / "part" / "config.yaml").total_steps == 40
@@ -130,6 +132,8 @@ def test_games_of_two_players_are_not_played_as_if_by_one(command, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_without_cuda_is_an_error(command):
+    output = command.tiny("device=gpu", fails=True)
+    assert "device=gpu" in output and "auto, cpu, cuda" in output
     output = command.tiny("device=cuda", fails=True)
     assert "device=cuda" in output and "device=cpu" in output
 

@@ -66,3 +66,11 @@ def test_another_shape_is_named_by_feed_forward_models_too(make, shape):
 def test_no_rows_are_filtered_too(model, step, batch):
     rows = step[:0].reshape(batch)
     assert model(rows)["belief"].shape == (*batch, 16)
+
+
+def test_a_latent_with_the_name_of_an_observation_is_named():
+    specs = Composite(state=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
+    with pytest.raises(ValueError, match="'state' has the name of an observation.*state_key="):
+        make_rssm(*specs)
+    model = make_rssm(*specs, state_key="latent", belief_size=16, hidden_size=8)
+    assert "latent" in model.latent_keys

@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.collectors import Collector
+from torchrl.data import Composite, OneHot, Unbounded
 from torchrl.envs import Compose, GymEnv, InitTracker, SerialEnv, StepCounter, TransformedEnv
 
 from torchrl_wm.data import StepReplay
@@ -108,3 +110,17 @@ def test_the_stored_carry_matters():
         from_zero = model.observe(records, noise=records["noise"])
     wrong = (from_zero["belief"][:, 0] - records["belief"][:, 0]).abs().amax(-1) > 1e-3
     assert torch.equal(wrong, going_on)
+
+
+def test_the_warm_up_reaches_workers_with_the_weights():
+    specs = Composite(x=Unbounded(3)), Composite(action=OneHot(2))
+    policies = []
+    for _ in range(2):
+        model = make_rssm(*specs, belief_size=16, hidden_size=8, units=8)
+        actor = actor_head(specs[1], model.feature_size, layers=1, units=8)
+        policies.append(FilteringActor(model, actor))
+    learner, worker = policies
+    learner.random_actions = True
+    TensorDict.from_module(worker).data.update_(TensorDict.from_module(learner).data)
+    assert worker.random_actions
+    assert not any("random_actions" in key for key in learner.state_dict())

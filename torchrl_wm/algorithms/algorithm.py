@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -28,6 +29,11 @@ class Algorithm(nn.Module, ABC):
     """Acts in evaluation episodes."""
     optimizers: dict[str, torch.optim.Optimizer]
     """By name, for checkpoints."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Algorithm:
+        # Copied one by one, a LossModule's parameters would no longer be those of the model.
+        memo[id(self)] = pickle.loads(pickle.dumps(self))
+        return memo[id(self)]
 
     @abstractmethod
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:

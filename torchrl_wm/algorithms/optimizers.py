@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,10 @@ class TensorFlowAdam(torch.optim.AdamW):
         super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay / lr)
         self.epsilon_hat, self.grad_clip = eps, grad_clip
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"epsilon_hat": self.epsilon_hat, "grad_clip": self.grad_clip}
+        return super().__getstate__() | own
+
     @torch.no_grad()
     def step(self) -> None:
         """One step; gradients are clipped by their global norm first."""
@@ -84,6 +89,9 @@ class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
     def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0, **options):
         super().__init__(parameters, **options)
         self.weight_decay = weight_decay
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"weight_decay": self.weight_decay}
 
     @torch.no_grad()
     def step(self) -> None:

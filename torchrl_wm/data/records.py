@@ -53,7 +53,8 @@ def step_records(
 
     Raises:
         KeyError: for a missing entry; the message names it and the entries found.
-        ValueError: for a batch that is not ``[E, T]``, and where a done step is not followed by
+        ValueError: for a batch that is not ``[E, T]``, rewards that a transform behind ``PreviousStep``
+            has changed, and where a done step is not followed by
             ``is_init``.
 
     Examples:
@@ -77,6 +78,7 @@ def step_records(
     never = torch.zeros_like(own[keys.IS_INIT])
     own |= {keys.IS_LAST: never, keys.TERMINATED: never}
     _check_restarts(own[keys.IS_INIT], done, kept)
+    _check_rewards(batch, kept)
 
     num_envs, steps = batch.shape
     environment = torch.arange(num_envs, device=done.device).repeat_interleave(steps)
@@ -127,6 +129,24 @@ def _check_restarts(is_init: Tensor, done: Tensor, kept: Tensor | None) -> None:
             f"{keys.IS_INIT!r} is False at step {step + 1} of environment {environment}, but "
             f"step {step} is done. Rows of a batch are environments in the order of time; do not "
             "reshape or shuffle it, and put an InitTracker into the environment."
+        )
+
+
+def _check_rewards(batch: TensorDictBase, kept: Tensor | None) -> None:
+    """The reward of a step has to be the one that ``PreviousStep`` saw."""
+    given, seen = (batch.get(("next", k), None) for k in (keys.REWARD, keys.PREVIOUS_REWARD))
+    if given is None or seen is None or given.shape != seen.shape:
+        return
+    differs = (given.float() != seen) & seen.isfinite()  # the replay names what is not finite
+    if kept is not None:
+        differs = differs & kept.reshape(differs.shape)
+    if differs.any():
+        environment, step = differs.reshape(batch.shape).nonzero()[0].tolist()
+        raise ValueError(
+            f"The reward of step {step} of environment {environment} is {given[environment, step].item():g}, "
+            f"but {keys.PREVIOUS_REWARD!r} says {seen[environment, step].item():g}: a transform behind "
+            "PreviousStep changes rewards, and what is stored would not be changed. Put it in front: "
+            "env.insert_transform(0, ...) instead of env.append_transform(...)."
         )
 
 

@@ -113,7 +113,8 @@ class StepReplay:
                 f"environments, fewer than the {slice_length + 1} of one sequence."
             )
         self.observation_keys = [unravel_key(key) for key in observation_keys]
-        self.action_keys = [unravel_key(key) for key in ActionEncoding(action_spec).in_keys]
+        self.encoding = ActionEncoding(action_spec)
+        self.action_keys = [unravel_key(key) for key in self.encoding.in_keys]
         self.compression = LatentCompression(latents or {})
         self.latent_keys = list(self.compression.codecs)
         self.policy_keys = self.latent_keys + [unravel_key(key) for key in extra_keys]
@@ -292,22 +293,32 @@ class StepReplay:
             )
 
     def _check_continued(self, records: TensorDictBase) -> None:
-        """Checks that an environment whose newest record is final continues with a new episode."""
+        """A batch has to go on where the one before it ended, or begin an episode."""
         written = (self.writer.counts > 0).nonzero()[:, 0]
         if not len(written):
             return
+        environment = records.get(ENVIRONMENT)  # sorted
+        first = torch.searchsorted(environment, written).clamp_max(len(environment) - 1)
+        present = environment[first] == written
+        first, written = first[present], written[present]
         newest = (self.writer.counts[written] - 1) % self.writer.slots * self.num_envs + written
-        ended = self.buffer.storage._storage.get(keys.IS_LAST)[newest, 0]
-        if not ended.any():
-            return
-        environment = records.get(ENVIRONMENT)
-        for index in written[ended].tolist():
-            of_it = (environment == index).nonzero()
-            if len(of_it) and not records.get(keys.IS_INIT)[of_it[0, 0], 0]:
-                raise ValueError(
-                    f"Environment {index} goes on at step 0 of the batch although its episode had "
-                    "ended: a batch is missing, or its rows are not the environments in order."
-                )
+        stored = self.buffer.storage._storage
+        going_on = ~records.get(keys.IS_INIT)[first, 0]
+        ended = going_on & stored.get(keys.IS_LAST)[newest, 0]
+        if ended.any():
+            raise ValueError(
+                f"Environment {int(written[ended][0])} goes on at step 0 of the batch although its episode "
+                "had ended: a batch is missing, or its rows are not the environments in order."
+            )
+        taken = self.encoding(stored.select(*self.action_keys)[newest])
+        other = going_on & (records.get(keys.PREVIOUS_ACTION)[first] != taken).any(-1)
+        if other.any():
+            raise ValueError(
+                f"Environment {int(written[other][0])} goes on at step 0 of the batch from another action "
+                "than the one stored last: a batch is missing, or batches of several workers arrive in "
+                "turn, as from MultiAsyncCollector. Use Collector or MultiSyncCollector, or a replay for "
+                "each worker."
+            )
 
 
 def _first_not_finite(batch: TensorDictBase, key: NestedKey) -> str:

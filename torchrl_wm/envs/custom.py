@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -70,6 +72,8 @@ def wrap(
 def resolve_factory(factory: Callable[..., Any] | str) -> Callable[..., Any]:
     """The function itself, or the one that ``"package.module:function"`` names.
 
+    The current folder is searched last.
+
     Raises:
         ImportError: when the import path leads nowhere.
         TypeError, ValueError: for anything else.
@@ -88,6 +92,10 @@ def resolve_factory(factory: Callable[..., Any] | str) -> Callable[..., Any]:
     module, _, name = factory.partition(":")
     if not name:
         raise ValueError(f"{factory!r} is no import path; write 'package.module:function'.")
+    if (
+        os.getcwd() not in sys.path
+    ):  # a script has its own folder there, not the one it is called in
+        sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError:

@@ -273,6 +273,14 @@ def _is_image(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
+def _is_float_image(space: spaces.Space) -> bool:
+    """Images of floats and planes of booleans, as :func:`~torchrl_wm.modules.split_observations` has them."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return False
+    kind = np.issubdtype(space.dtype, np.floating) or space.dtype == np.bool_
+    return kind and min(channels_first(np.empty(space.shape, np.bool_)).shape[1:]) >= 8
+
+
 def _tensor_space(space: spaces.Space, name: str) -> spaces.Space:
     if isinstance(space, spaces.Dict):
         leaves = {key: _tensor_space(sub, f"{name}.{key}") for key, sub in space.spaces.items()}
@@ -280,6 +288,9 @@ def _tensor_space(space: spaces.Space, name: str) -> spaces.Space:
     if _is_image(space):
         shape = channels_first(np.zeros(space.shape, np.uint8)).shape
         return spaces.Box(0, 255, shape, np.uint8)
+    if _is_float_image(space):
+        low, high = (channels_first(bound).astype(np.float32) for bound in (space.low, space.high))
+        return spaces.Box(low, high, dtype=np.float32)
     if isinstance(space, spaces.Box):
         low, high = (np.ravel(bound).astype(np.float32) for bound in (space.low, space.high))
         return spaces.Box(np.atleast_1d(low), np.atleast_1d(high), dtype=np.float32)
@@ -297,6 +308,8 @@ def _to_arrays(space: spaces.Space, value: Any) -> Any:
         return {key: _to_arrays(sub, value[key]) for key, sub in space.spaces.items()}
     if _is_image(space):
         return channels_first(np.asarray(value))
+    if _is_float_image(space):
+        return channels_first(np.asarray(value)).astype(np.float32)
     if isinstance(space, spaces.Box):
         return np.asarray(value, np.float32).reshape(-1)
     return spaces.flatten(space, value).astype(np.float32)

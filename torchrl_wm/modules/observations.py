@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
-from torchrl.data import Categorical, Composite, MultiCategorical, OneHot, TensorSpec
+from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec
 
 from torchrl_wm.modules.encoding import encoded_size, sorted_leaves
 
@@ -74,7 +74,8 @@ def check_size_64(specs: Specs) -> None:
         if tuple(spec.shape[-2:]) != (64, 64):
             raise ValueError(
                 f"The picture {key!r} has the size {tuple(spec.shape[-2:])}; the networks of "
-                "PlaNet, Dreamer v1 and v2 take 64x64. Add torchrl.envs.Resize or use style 'v3'."
+                "PlaNet, Dreamer v1 and v2 take 64x64. Add torchrl.envs.Resize (needs torchvision) or use "
+                "style 'v3'."
             )
 
 
@@ -90,8 +91,8 @@ def final_size(specs: Specs, halvings: int) -> tuple[int, int]:
         if any(n % factor or not 3 <= n // factor <= 16 for n in size):
             raise ValueError(
                 f"The picture {key!r} has the size {size}; halved {halvings} times it must leave "
-                f"3 to 16 rows and columns. Use torchrl.envs.Resize to a multiple of {factor} "
-                f"from {3 * factor} to {16 * factor}."
+                f"3 to 16 rows and columns. Use torchrl.envs.Resize (needs torchvision) to a multiple of "
+                f"{factor} from {3 * factor} to {16 * factor}, or torchrl.envs.FlattenObservation for an MLP."
             )
     return size[0] // factor, size[1] // factor
 
@@ -101,11 +102,21 @@ def _is_image(key: NestedKey, spec: TensorSpec) -> bool:
     if len(spec.shape) != 3 or classes:
         return False
     channels, height, width = spec.shape
-    if spec.dtype == torch.uint8 and width <= 4 < channels:
+    floating = spec.dtype.is_floating_point
+    if width <= 4 < channels and (
+        spec.dtype == torch.uint8 or floating and min(channels, height) >= 8
+    ):
         raise ValueError(
             f"The picture {key!r} has the shape {tuple(spec.shape)} with its channels last; "
             "expected [C, H, W]. Add torchrl.envs.ToTensorImage or PermuteTransform((-1, -3, -2))."
         )
     if spec.dtype in (torch.uint8, torch.bool):
         return True
-    return spec.dtype.is_floating_point and min(height, width) >= 8
+    if not floating or min(height, width) < 8:
+        return False
+    if isinstance(spec, Bounded) and 1 < spec.space.high.max() < float("inf"):
+        raise ValueError(
+            f"The picture {key!r} has floats up to {spec.space.high.max().item():g}; expected bytes, or "
+            "floats in [0, 1]. Add torchrl.envs.ToTensorImage, or scale it where it is made."
+        )
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,9 @@ class WorldModelLoss(LossModule):
             Defaults to none.
         squash_reward (bool, optional): learn the tanh of the reward (Dreamer v2 on Atari).
             Defaults to ``False``.
+
+    Raises:
+        ValueError: for observations whose losses would share a name.
 
     Examples:
         >>> from torchrl.data import Composite, OneHot, Unbounded
@@ -95,6 +99,20 @@ class WorldModelLoss(LossModule):
         self.continuation_scale = continuation_scale
         self.continuation_discount = continuation_discount
         self.squash_reward = squash_reward
+        self._check_names()
+
+    def _check_names(self) -> None:
+        repeated = [key for key, count in Counter(self.out_keys).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"Two terms would be called {repeated[0]!r}: an observation has the name of another, or of "
+                "a term that every model has. Rename it with torchrl.envs.RenameTransform."
+            )
+        if self.tensor_keys.noise in self.world_model.in_keys:
+            raise ValueError(
+                f"An observation is called {self.tensor_keys.noise!r}, as the draws that may stand beside "
+                "it. Rename it with torchrl.envs.RenameTransform."
+            )
 
     @property
     def in_keys(self) -> list[NestedKey]:

@@ -28,9 +28,20 @@ class FilteringPolicy(TensorDictModuleBase):
 
     def __init__(self, world_model: WorldModel):
         super().__init__()
-        self.world_model, self.random_actions = world_model, False
+        self.world_model = world_model
+        # A buffer, which reaches the workers of a collector with the weights.
+        self.register_buffer("_random_actions", torch.tensor(False), persistent=False)
         self.in_keys = list(world_model.in_keys)
         self.out_keys = [*world_model.out_keys, *world_model.action_encoding.in_keys]
+
+    @property
+    def random_actions(self) -> bool:
+        """Whether actions are drawn uniformly."""
+        return bool(self._random_actions)
+
+    @random_actions.setter
+    def random_actions(self, value: bool) -> None:
+        self._random_actions.fill_(value)
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that carries the latents."""

@@ -10,6 +10,7 @@ from torchrl.envs import EnvBase
 from torchrl_wm import keys
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat, model_specs, recorded_keys
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
 from torchrl_wm.training.configuration import OptionError, instantiate, require_parameter
 from torchrl_wm.training.evaluation import Evaluator
@@ -55,6 +56,7 @@ def build_trainer(
         CheckpointError: if the newest checkpoint of ``resumed`` cannot be used.
         ValueError: if ``total_steps`` is less than the steps that ``resumed`` has taken.
     """
+    COUNT.check(total_steps=config.total_steps)
     if resumed is not None:  # before anything is built that would have to be closed
         checkpoint = read_checkpoint(latest_checkpoint(resumed.checkpoints))
         if config.total_steps < checkpoint.step:

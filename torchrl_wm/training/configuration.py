@@ -203,6 +203,7 @@ def resolve_device(name: str) -> torch.device:
     """The device called ``name``; ``auto`` is CUDA if available, otherwise the CPU.
 
     Raises:
+        ValueError: for a name that is no device.
         RuntimeError: if a CUDA device is asked for and there is none.
 
     Examples:
@@ -211,7 +212,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"Unknown device={name}; expected auto, cpu, cuda or cuda:1.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"device={name} was asked for, but this PyTorch ({torch.__version__}) finds no CUDA "

@@ -60,6 +60,11 @@ class WorldModel(TensorDictModuleBase):
         previous_action_key: NestedKey = keys.PREVIOUS_ACTION,
     ):
         super().__init__()
+        if taken := [key for key in latent_sizes if key in encoder.in_keys]:
+            raise ValueError(
+                f"The latent {taken[0]!r} has the name of an observation. Name the latent otherwise, as with "
+                "state_key=..., or rename the observation with torchrl.envs.RenameTransform."
+            )
         self.encoder, self.action_encoding, self.latent = encoder, action_encoding, latent
         self.decoder, self.reward_head = decoder, reward_head
         self.continuation_head = continuation_head

@@ -124,6 +124,7 @@ class SearchPolicy(TensorDictModuleBase):
         self.in_keys = list(self.dynamics.root_keys)
         self.out_keys = [*self.dynamics.action_encoding.in_keys, *self.written]
 
+    @torch.compiler.disable  # compiled already, by numba
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Searches from every row and writes the actions and the search statistics, in place."""
         batch = tensordict.batch_size
