@@ -10,21 +10,21 @@ import pytest
 
 RUNS = {
     "dreamer_v1": (
-        "env=cartpole total_steps=6000 training.evaluate_every=2000 training.every=2"
+        "env=cartpole total_steps=4000 training.evaluate_every=2000 training.every=2"
         " training.steps_per_batch=2 algorithm.imagination_starts=4 algorithm.free_bits=0.1"
         " algorithm.use_ema_critic=true algorithm.critic_ema_decay=0.95 algorithm.critic_lr=3e-4",
-        300,
+        150,
     ),
     "dreamer_v2": (
-        "env=cartpole total_steps=6000 training.evaluate_every=2000 training.every=2"
+        "env=cartpole total_steps=4000 training.evaluate_every=2000 training.every=2"
         " training.steps_per_batch=2 algorithm.imagination_starts=4 algorithm.free_bits=0.1"
         " algorithm.critic_ema_decay=0.95 algorithm.critic_update_every=1 algorithm.entropy=1e-2",
-        300,
+        150,
     ),
     "dreamer_v3": (
-        "env=cartpole total_steps=10000 training.evaluate_every=2500 algorithm.compile=true"
+        "env=cartpole total_steps=5000 training.evaluate_every=2500 algorithm.compile=true"
         " algorithm.entropy=1e-2",
-        200,
+        100,
     ),
     "planet_small": (
         "env=cartpole_balance env.action_repeat=8 total_steps=10000 training.evaluate_every=5000",
@@ -37,8 +37,8 @@ RUNS = {
     ),
     "muzero": ("env=cartpole total_steps=10000 training.evaluate_every=2500", 200),
     "gumbel_muzero": (
-        "env=cartpole env.num_envs=4 total_steps=20000 training.evaluate_every=2500",
-        300,
+        "env=cartpole env.num_envs=4 total_steps=10000 training.evaluate_every=2500",
+        200,
     ),
     "sampled_muzero": (
         "planner=gumbel_mcts env=pendulum env.num_envs=4 env.action_repeat=2"
