@@ -23,7 +23,7 @@ from torch import nn
 from torchrl.envs import EnvBase, PendulumEnv, step_mdp
 
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, Planner
-from torchrl_wm.policies import PlanningPolicy
+from torchrl_wm.policies import FilteringPlanner
 from torchrl_wm.training import Evaluator, RunFolder, seed_everything
 from torchrl_wm.training.assembly import load_agent
 from torchrl_wm.training.configuration import instantiate
@@ -131,7 +131,7 @@ def play_in_model(
     for seed in options.seeds:
         planner = make(model)
         counter = Counter(planner)
-        policy = PlanningPolicy(model, planner, preprocess=algorithm.quantize)
+        policy = FilteringPlanner(model, planner, preprocess=algorithm.quantize)
         env = with_latents(instantiate(env_config, seed=seed, num_envs=options.episodes), policy)
         seed_everything(seed)
         result = Evaluator(env, policy, options.episodes, seed=seed).evaluate()

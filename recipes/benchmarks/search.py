@@ -26,7 +26,7 @@ from torchrl.data import Categorical
 
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
-from torchrl_wm.planners.tree_search import Dynamics, Evaluator, Root, Step
+from torchrl_wm.planners.tree_search import Dynamics, NodeEvaluator, Root, Step
 
 POINTS = ((16, 4), (16, 18), (256, 4), (256, 18))
 SIMULATIONS, UNITS, DISCOUNT, TURN = 50, 64, 0.997, 5
@@ -78,7 +78,7 @@ def main() -> None:
             model = SmallDynamics(actions).eval()
             root = model.root({"latent": torch.randn(rows, UNITS)})
             noise = rule.draw_noise(root.logits > -torch.inf) if name == "gumbel" else None
-            evaluator = Evaluator(model)
+            evaluator = NodeEvaluator(model)
             candidates = {
                 "ours": _ours(evaluator, root, rule, noise),
                 "mctx": mctx_search.make_search(model, root, name, SIMULATIONS, DISCOUNT),
@@ -114,11 +114,11 @@ def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, UNITS), nn.ReLU(), nn.Linear(UNITS, outputs))
 
 
-def _ours(evaluator: Evaluator, root: Root, rule, noise: Tensor | None) -> Callable[[], object]:
+def _ours(evaluator: NodeEvaluator, root: Root, rule, noise: Tensor | None) -> Callable[[], object]:
     return lambda: search(evaluator, root, rule, num_simulations=SIMULATIONS, noise=noise)
 
 
-def _model_alone(evaluator: Evaluator, root: Root) -> Callable[[], object]:
+def _model_alone(evaluator: NodeEvaluator, root: Root) -> Callable[[], object]:
     """All evaluations of a search in one call."""
     rows = len(root.value) * SIMULATIONS
     store = evaluator.begin(root.latents, rows + len(root.value))

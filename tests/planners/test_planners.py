@@ -28,7 +28,7 @@ from torchrl.objectives.value import TDLambdaEstimator
 
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner
-from torchrl_wm.policies import PlanningPolicy
+from torchrl_wm.policies import FilteringPlanner
 from torchrl_wm.world_models import make_identity, make_rssm
 
 SIZES = {"planning_horizon": 3, "optim_steps": 8, "num_candidates": 64, "top_k": 8}
@@ -544,4 +544,4 @@ def test_an_environment_is_planned_in_from_its_state_alone(terminate_below):
         {"x": torch.zeros(2, 3), "previous_action": torch.zeros(2, 2)}
     )
     filtered["is_init"] = torch.ones(2, 1, dtype=torch.bool)
-    assert PlanningPolicy(model, planner)(filtered)["action"].shape == (2, 2)
+    assert FilteringPlanner(model, planner)(filtered)["action"].shape == (2, 2)

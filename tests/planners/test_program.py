@@ -17,7 +17,7 @@ from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.tree_search import (
     EXECUTORS,
     Dynamics,
-    Evaluator,
+    NodeEvaluator,
     Root,
     Step,
     evaluation,
@@ -124,7 +124,7 @@ def test_operations(name):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, rows):
-    evaluator = Evaluator(muzero(**MODELS[name]))
+    evaluator = NodeEvaluator(muzero(**MODELS[name]))
     model = evaluator.dynamics.model.model
     sizes = [19 if name == "prefix" else 64]
     if model.value_prefix is not None:
@@ -176,7 +176,7 @@ def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
     root.logits[torch.rand_like(root.logits) < 0.3] = -torch.inf
     root.logits[:, seed % actions] = 1.0
     rule = GumbelRule(max_considered_actions=4) if halving else MuZeroRule()
-    evaluator, noise = Evaluator(model), rule.draw_noise(root.logits > -torch.inf)
+    evaluator, noise = NodeEvaluator(model), rule.draw_noise(root.logits > -torch.inf)
     one, other = (
         search(
             evaluator,
@@ -200,7 +200,7 @@ def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
 def test_training_is_seen_by_the_next_search(rule):
     dynamics = muzero()
     root = Root((torch.rand(5, 64),), torch.zeros(5), torch.zeros(5, 3))
-    recorded, plain = Evaluator(dynamics), Evaluator(dynamics, trace=False)
+    recorded, plain = NodeEvaluator(dynamics), NodeEvaluator(dynamics, trace=False)
     for _ in range(2):
         trees = [search(e, root, rule, num_simulations=6) for e in (recorded, plain)]
         torch.testing.assert_close(*(tree["node_values"] for tree in trees), rtol=1e-4, atol=1e-4)
@@ -214,7 +214,7 @@ def test_training_is_seen_by_the_next_search(rule):
 @pytest.mark.parametrize("after", [F.relu, torch.tanh, F.elu, F.silu, lambda x: F.softmax(x, -1)])
 def test_a_nan_is_named_and_not_swallowed_by_an_activation(rule, after):
     model = Plain(after=after)
-    evaluator, root = Evaluator(model), model.roots(20)
+    evaluator, root = NodeEvaluator(model), model.roots(20)
     search(evaluator, root, rule, num_simulations=3)
     with torch.no_grad():
         model.net.bias[2] = torch.nan  # of a latent: seen from the second step on
@@ -233,7 +233,7 @@ def test_a_nan_is_named_and_not_swallowed_by_an_activation(rule, after):
 def test_what_it_cannot_express_is_traced(after, reason, caplog):
     function = (lambda x: x.cumsum(-1)) if after is torch.cumsum else after
     model = Plain(after=function)
-    evaluator, root = Evaluator(model), model.roots(6)
+    evaluator, root = NodeEvaluator(model), model.roots(6)
     with caplog.at_level(logging.INFO, "torchrl_wm"):
         tree = search(evaluator, root, MuZeroRule(), num_simulations=4)
     assert evaluator.program is None and reason in caplog.text
@@ -247,7 +247,7 @@ def test_a_wrong_program_is_not_used(caplog, monkeypatch):
     }
     monkeypatch.setattr(program, "_TRANSLATIONS", changed)
     model = Plain()
-    evaluator = Evaluator(model)
+    evaluator = NodeEvaluator(model)
     with caplog.at_level(logging.INFO, "torchrl_wm"):
         search(evaluator, model.roots(4), MuZeroRule(), num_simulations=2)
     assert evaluator.program is None and "other numbers" in caplog.text
@@ -257,7 +257,7 @@ def test_a_program_that_stores_nothing_is_not_used(monkeypatch):
     forgetful = {torch.ops.aten.copy_.default: lambda *_: None}
     monkeypatch.setattr(program, "_TRANSLATIONS", program._TRANSLATIONS | forgetful)
     model = Plain()
-    evaluator = Evaluator(model)
+    evaluator = NodeEvaluator(model)
     search(evaluator, model.roots(3), MuZeroRule(), num_simulations=3)
     assert evaluator.program is None
 
@@ -266,7 +266,7 @@ def test_latents_in_double_precision_are_not_recorded_as_a_program():
     model = Plain().double()
     root = model.roots(3)
     root = Root((root.latents[0].double(),), root.value.double(), root.logits.double())
-    evaluator = Evaluator(model)
+    evaluator = NodeEvaluator(model)
     search(evaluator, root, MuZeroRule(), num_simulations=3)
     assert evaluator.program is None
     with pytest.raises(Untranslatable, match="single precision"):
@@ -277,7 +277,7 @@ def test_latents_in_double_precision_are_not_recorded_as_a_program():
 
 def test_what_is_large_is_left_to_torch(monkeypatch):
     model = Plain()
-    evaluator = Evaluator(model)
+    evaluator = NodeEvaluator(model)
     trees = []
     for largest in (10, 10**9, 10):
         monkeypatch.setattr(evaluation, "_LARGEST", largest)

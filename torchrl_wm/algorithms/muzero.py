@@ -32,8 +32,8 @@ from torchrl_wm.envs import resolve_factory
 from torchrl_wm.modules import FrameStack, stacking
 from torchrl_wm.objectives import MuZeroLoss, SlowUpdate
 from torchrl_wm.planners import EnvModel, SearchPolicy
-from torchrl_wm.policies import SearchingPolicy
-from torchrl_wm.world_models import Evaluation, WorldModel, make_muzero
+from torchrl_wm.policies import FilteringSearch
+from torchrl_wm.world_models import PredictionNetwork, WorldModel, make_muzero
 
 
 class MuZero(Algorithm):
@@ -206,7 +206,7 @@ class MuZero(Algorithm):
         else:  # which has discounts and turns of its own
             make_search = partial(make_search, self._true_model(simulator, discount))
         self.search = make_search()
-        act = partial(SearchingPolicy, self.world_model, frames=self.frames)
+        act = partial(FilteringSearch, self.world_model, frames=self.frames)
         self.policy = act(self.search, version=self._version)
         self.evaluation_policy = act(make_search(greedy=True))
         found = (keys.SEARCH_POLICY, keys.SAMPLED_ACTIONS, keys.ROOT_VALUE)
@@ -279,7 +279,7 @@ class MuZero(Algorithm):
         observed = env.full_observation_spec.keys(True, True)
         return EnvModel(
             env,
-            Evaluation(self.world_model),
+            PredictionNetwork(self.world_model),
             discount=discount,
             turn_key=keys.TO_PLAY if self.two_players else None,
             mask_key=keys.ACTION_MASK if keys.ACTION_MASK in observed else None,

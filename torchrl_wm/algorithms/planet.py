@@ -24,7 +24,7 @@ from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_w
 from torchrl_wm.modules.quantization import QuantizeImages
 from torchrl_wm.objectives import LatentOvershooting, WorldModelLoss, make_divergence
 from torchrl_wm.planners import CEMPlanner, Planner
-from torchrl_wm.policies import PlanningPolicy, make_exploration
+from torchrl_wm.policies import FilteringPlanner, make_exploration
 from torchrl_wm.world_models import WorldModel
 
 WORLD_MODEL = {
@@ -157,7 +157,7 @@ class PlaNet(Algorithm):
         self.quantize = QuantizeImages(observation_spec, image_bits)
         bounds = {"low": planner.space.low, "high": planner.space.high}
         exploration = make_exploration(action_spec, exploration_noise, **bounds)
-        policy = partial(PlanningPolicy, model, planner, preprocess=self.quantize)
+        policy = partial(FilteringPlanner, model, planner, preprocess=self.quantize)
         self.policy, self.evaluation_policy = policy(exploration=exploration), policy()
         self.to(device)
         overshooting = None

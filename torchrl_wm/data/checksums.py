@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrl_wm.data.rings import RingWriter
 
-Range = tuple[int, int, int]
+BlockChecksum = tuple[int, int, int]
 """First record, last record (excluded), CRC-32 of their rows."""
 
 
@@ -58,7 +58,7 @@ class RowChecksums:
         ]
         return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
 
-    def window(self, leaves: Sequence[Tensor], writer: RingWriter) -> list[list[Range]]:
+    def window(self, leaves: Sequence[Tensor], writer: RingWriter) -> list[list[BlockChecksum]]:
         """The checksums of the records that can be sampled, for each environment."""
         known, out = {}, []
         for environment, (last, size) in enumerate(
@@ -78,7 +78,7 @@ class RowChecksums:
         return out
 
     def mismatch(
-        self, sums: list[list[Range]], leaves: Sequence[Tensor], writer: RingWriter
+        self, sums: list[list[BlockChecksum]], leaves: Sequence[Tensor], writer: RingWriter
     ) -> tuple[int, int, int] | None:
         """The first environment and range of records whose rows have changed, or None."""
         known = {}

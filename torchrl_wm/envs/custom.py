@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchrl.envs import EnvBase, TransformedEnv, check_env_specs
 
-from torchrl_wm.envs.singles import assemble_gymnasium
+from torchrl_wm.envs.make_single import assemble_gymnasium
 from torchrl_wm.envs.specs import model_specs
 from torchrl_wm.envs.vectorize import assemble, check_common_options
 
@@ -107,7 +107,7 @@ def _around(
 ) -> Any:
     import gymnasium as gym
 
-    from torchrl_wm.envs.gymnasium_wrappers import around
+    from torchrl_wm.envs.gymnasium_wrappers import wrap_gymnasium
 
     env = factory(**factory_kwargs)
     if not isinstance(env, gym.Env):
@@ -115,7 +115,7 @@ def _around(
             f"vectorization='gymnasium' needs a gymnasium.Env, but the factory returned a "
             f"{type(env).__name__}; use 'serial' or 'parallel'."
         )
-    return around(env, seed, index, action_repeat, None)
+    return wrap_gymnasium(env, seed, index, action_repeat, None)
 
 
 def _single(
@@ -137,10 +137,11 @@ def _single(
     if hasattr(env, "observation_space"):
         from torchrl.envs import GymWrapper
 
-        from torchrl_wm.envs.gymnasium_wrappers import around
+        from torchrl_wm.envs.gymnasium_wrappers import wrap_gymnasium
 
         return GymWrapper(
-            around(env, seed, index, action_repeat, None), categorical_action_encoding=categorical
+            wrap_gymnasium(env, seed, index, action_repeat, None),
+            categorical_action_encoding=categorical,
         )
     if hasattr(env, "physics"):
         from torchrl_wm.envs.dm_control_wrappers import SeededDMControl

@@ -199,7 +199,9 @@ class SeededEpisodes(gym.Wrapper):
         return spaces.unflatten(space, logged)
 
 
-def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | None) -> gym.Env:
+def wrap_gymnasium(
+    env: gym.Env, seed: int, index: int, repeat: int, image_size: int | None
+) -> gym.Env:
     """Puts the wrappers around an environment; with an ``image_size`` it observes pixels.
 
     Raises:
@@ -207,7 +209,7 @@ def around(env: gym.Env, seed: int, index: int, repeat: int, image_size: int | N
         ValueError: for Box actions that are not bounded or not floats, and pixels that are not rendered.
 
     Examples:
-        >>> around(gym.make("Pendulum-v1"), seed=0, index=0, repeat=2, image_size=None).action_space
+        >>> wrap_gymnasium(gym.make("Pendulum-v1"), seed=0, index=0, repeat=2, image_size=None).action_space
         Box(-1.0, 1.0, (1,), float32)
     """
     if repeat > 1:

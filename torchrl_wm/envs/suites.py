@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torchrl.envs import ObservationNorm, TransformedEnv
 
-from torchrl_wm.envs import singles
+from torchrl_wm.envs import make_single
 from torchrl_wm.envs.vectorize import assemble, check_common_options
 from torchrl_wm.ranges import NUMBER
 
@@ -78,14 +78,14 @@ def gymnasium(
         _choose_renderer(False)
     _check_gymnasium_id(id)
     single = partial(
-        singles.make_gymnasium,
+        make_single.make_gymnasium,
         id,
         seed=seed,
         action_repeat=action_repeat,
         image_size=image_size if from_pixels else None,
         make_kwargs=dict(make_kwargs, max_episode_steps=max_episode_steps),
     )
-    env = singles.assemble_gymnasium(
+    env = make_single.assemble_gymnasium(
         single, num_envs, vectorization, action_repeat, categorical_actions
     )
     return env if observation_scale is None else _scaled(env, observation_scale)
@@ -154,7 +154,7 @@ def atari(
         raise ValueError(f"sticky_actions={sticky_actions} is not a probability in [0, 1).")
     NUMBER.check(noop_max=noop_max)
     single = partial(
-        singles.make_atari,
+        make_single.make_atari,
         _atari_id(game),
         seed=seed,
         frames={
@@ -171,7 +171,7 @@ def atari(
             max_num_frames_per_episode=max_episode_steps,
         ),
     )
-    return singles.assemble_gymnasium(
+    return make_single.assemble_gymnasium(
         single, num_envs, vectorization, action_repeat, categorical_actions
     )
 
@@ -227,7 +227,7 @@ def dm_control(
     _choose_renderer(from_pixels)
     _check_dm_control_task(domain, task)
     single = partial(
-        singles.make_dm_control,
+        make_single.make_dm_control,
         domain,
         task,
         seed=seed,

@@ -2,16 +2,16 @@
 
 from torchrl_wm.policies.exploration import GaussianNoise, RandomChoice, make_exploration
 from torchrl_wm.policies.filtering_actor import FilteringActor
+from torchrl_wm.policies.filtering_planner import FilteringPlanner
 from torchrl_wm.policies.filtering_policy import FilteringPolicy
-from torchrl_wm.policies.planning_policy import PlanningPolicy
-from torchrl_wm.policies.searching_policy import SearchingPolicy
+from torchrl_wm.policies.filtering_search import FilteringSearch
 
 __all__ = [
     "FilteringActor",
     "FilteringPolicy",
     "GaussianNoise",
-    "PlanningPolicy",
+    "FilteringPlanner",
     "RandomChoice",
-    "SearchingPolicy",
+    "FilteringSearch",
     "make_exploration",
 ]

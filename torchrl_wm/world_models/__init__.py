@@ -4,13 +4,13 @@ from torchrl_wm.world_models.feed_forward import FeedForward, Identity
 from torchrl_wm.world_models.make_feed_forward import make_autoencoder, make_identity
 from torchrl_wm.world_models.make_muzero import make_muzero
 from torchrl_wm.world_models.make_rssm import make_rssm
-from torchrl_wm.world_models.muzero import Evaluation, MuZeroModel
+from torchrl_wm.world_models.muzero import MuZeroModel, PredictionNetwork
 from torchrl_wm.world_models.rssm import RSSM
 from torchrl_wm.world_models.world_model import WorldModel
 
 __all__ = [
     "RSSM",
-    "Evaluation",
+    "PredictionNetwork",
     "FeedForward",
     "Identity",
     "MuZeroModel",

@@ -194,7 +194,7 @@ class MuZeroModel(WorldModel):
         return hidden
 
 
-class Evaluation(TensorDictModuleBase):
+class PredictionNetwork(TensorDictModuleBase):
     """Representation and prediction in one: from observations to values and policies, as in AlphaZero.
 
     Reads the observations ``[...]``, writes ``state_value [..., 1]`` and ``policy_logits [..., P]``.

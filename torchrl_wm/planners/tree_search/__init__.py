@@ -2,7 +2,7 @@
 
 from torchrl_wm.planners.tree_search.drawing import draw_tree, tree_to_dot
 from torchrl_wm.planners.tree_search.env_model import EnvModel
-from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, Root, Step
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator, Root, Step
 from torchrl_wm.planners.tree_search.export import to_torchrl_tree
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -18,7 +18,7 @@ __all__ = [
     "TERMINAL",
     "Dynamics",
     "EnvModel",
-    "Evaluator",
+    "NodeEvaluator",
     "FixedBounds",
     "GumbelRule",
     "MuZeroRule",

@@ -90,7 +90,7 @@ class Dynamics(nn.Module):
         raise NotImplementedError
 
 
-class Evaluation(NamedTuple):
+class PackedStep(NamedTuple):
     """A :class:`Step` without its latents, in one tensor, so that it takes one copy from a device.
 
     ``packed [R, 2 + A]`` holds reward, value and logits; where the dynamics return discounts or kinds,
@@ -152,7 +152,7 @@ class LatentStore:
         return tuple(x.narrow(0, self.used - rows, rows) for x in self.buffers)
 
 
-class Evaluator(nn.Module):
+class NodeEvaluator(nn.Module):
     """Gathers latents, steps the dynamics, stores the new latents.
 
     Where the dynamics allow it, the operations are recorded once: for the few rows of acting, most of the
@@ -199,7 +199,7 @@ class Evaluator(nn.Module):
                 self._current = self._recording("trace", store, rows)
         return store
 
-    def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> Evaluation:
+    def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> PackedStep:
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
         if store.device.type != "cpu":
             index, action = index.to(store.device), action.to(store.device)
@@ -208,7 +208,7 @@ class Evaluator(nn.Module):
             packed = self.program(index, action, store.buffers, store.used - len(index))
         else:
             packed = (self._current or self.forward)(index, action, *store.buffers, *places)
-        return Evaluation(packed, self._num_actions, self._discount)
+        return PackedStep(packed, self._num_actions, self._discount)
 
     def forward(self, index: Tensor, action: Tensor, *tensors: Tensor) -> Tensor:
         """On plain tensors, as a tracer needs it: latents, then the places of the following ones."""
@@ -273,9 +273,9 @@ class Evaluator(nn.Module):
 
 
 class _Forward(nn.Module):
-    """``Evaluator.forward`` as the ``forward`` of a module, as a tracer needs it."""
+    """``NodeEvaluator.forward`` as the ``forward`` of a module, as a tracer needs it."""
 
-    def __init__(self, evaluator: Evaluator):
+    def __init__(self, evaluator: NodeEvaluator):
         super().__init__()
         self.evaluator = evaluator
 

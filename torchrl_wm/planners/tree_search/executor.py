@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
+from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 
 
 class Leaves(NamedTuple):
@@ -36,7 +36,7 @@ class Executor:
     states: Tensor
     """``[B, N]`` int64: where the latents of each node are stored."""
 
-    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+    def run(self, evaluator: NodeEvaluator, store: LatentStore) -> None:
         """Searches until every root has had its visits."""
         while (leaves := self.select()) is not None:
             self.update(evaluator(store, leaves.index, leaves.action))
@@ -45,7 +45,7 @@ class Executor:
         """The leaves to evaluate next; ``None`` when the search is over."""
         raise NotImplementedError
 
-    def update(self, evaluation: Evaluation) -> None:
+    def update(self, evaluation: PackedStep) -> None:
         """Adds the evaluated leaves to the trees."""
         raise NotImplementedError
 

@@ -27,7 +27,7 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     reordered,
     softmax,
 )
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.evaluation import PackedStep
 from torchrl_wm.planners.tree_search.instructions import BLOCK, run
 from torchrl_wm.planners.tree_search.tree import (
     CHANCE,
@@ -78,7 +78,7 @@ class Progress(NamedTuple):
         return cls(np.zeros(rows, np.int64), np.full(rows, NOTHING), slots, parents, edges, states)
 
 
-def planted_tree(
+def tree_with_roots(
     value: Tensor, logits: Tensor, num_simulations: int
 ) -> tuple[TensorDict, TreeArrays]:
     """A tree on the CPU, in single precision, with its roots set, and its memory."""
@@ -97,7 +97,7 @@ def planted_tree(
     return tree_of(*map(torch.from_numpy, arrays)), arrays
 
 
-def evaluation_array(evaluation: Evaluation) -> np.ndarray:
+def evaluation_array(evaluation: PackedStep) -> np.ndarray:
     """View of an evaluation; a copy if it is on another device or of another precision."""
     packed = evaluation.packed
     if not packed.is_cpu or packed.dtype != torch.float32:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from torchrl_wm.planners.tree_search import kernels
-from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
+from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -39,7 +39,7 @@ class StepwiseExecutor(Executor):
         self.capacity = rows * (num_simulations + 1)
         self.simulation, self.num_simulations = 0, num_simulations
         self.max_depth = -1 if max_depth is None else max_depth
-        self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
+        self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
         self.bounds = rule.bounds(num_simulations, torch.float32).numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)
@@ -53,7 +53,7 @@ class StepwiseExecutor(Executor):
         rows = torch.arange(self.places.shape[1])
         return torch.arange(self.num_simulations + 1) * len(rows) + rows.unsqueeze(1)
 
-    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+    def run(self, evaluator: NodeEvaluator, store: LatentStore) -> None:
         """Searches, without leaving the compiled loop if the model is a program."""
         program = evaluator.program
         if program is None:
@@ -77,7 +77,7 @@ class StepwiseExecutor(Executor):
             self._grow(np.empty((0, 0), np.float32), 0.0)
         return self.leaves
 
-    def update(self, evaluation: Evaluation) -> None:
+    def update(self, evaluation: PackedStep) -> None:
         """Adds the leaves to the trees, backs up their values, and finds the next leaves."""
         self.simulation += 1
         self._check(self._grow(kernels.evaluation_array(evaluation), evaluation.constant))

@@ -39,7 +39,7 @@ class Program:
 
     The function takes ``index [R]``, ``action [R]``, latents ``[*, S]`` and places ``[R, S]`` for the
     following ones, and returns ``[R, C]``, as
-    :meth:`~torchrl_wm.planners.tree_search.evaluation.Evaluator.forward` does: MLPs with the
+    :meth:`~torchrl_wm.planners.tree_search.evaluation.NodeEvaluator.forward` does: MLPs with the
     usual activations and normalisations, recurrent cells, and anything made of elementwise operations
     and reductions over the last dimension. Rows must not depend on each other.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Evaluation
+from torchrl_wm.planners.tree_search.evaluation import PackedStep
 from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.tree import (
@@ -86,7 +86,7 @@ class ReferenceExecutor(Executor):
         return self.rule.scores(node)
 
     # -- growing and backing up --------------------------------------------------------------------
-    def update(self, evaluation: Evaluation) -> None:
+    def update(self, evaluation: PackedStep) -> None:
         """Adds the leaves to the trees and backs their values up."""
         tree, rows = self.tree, self.rows
         device, dtype = rows.device, tree["priors"].dtype
@@ -101,7 +101,7 @@ class ReferenceExecutor(Executor):
         self._back_up(node, value)
         self.simulation += 1
 
-    def _expand(self, found: Evaluation, rows: Tensor, node: Tensor, fresh: Tensor) -> None:
+    def _expand(self, found: PackedStep, rows: Tensor, node: Tensor, fresh: Tensor) -> None:
         tree, parent, action = self.tree, self.parent[fresh], self.action[fresh]
         closed = (found.logits == -torch.inf).all(-1)
         entries = {
@@ -141,7 +141,7 @@ class ReferenceExecutor(Executor):
             tree["q_max"][rows] = torch.maximum(tree["q_max"][rows], q_value)
             node = parent
 
-    def _check(self, found: Evaluation, fresh: Tensor) -> None:
+    def _check(self, found: PackedStep, fresh: Tensor) -> None:
         numbers = found.reward + found.value + found.discount
         bad = ~numbers.isfinite() | (found.logits.isnan() | (found.logits == torch.inf)).any(-1)
         bad &= fresh

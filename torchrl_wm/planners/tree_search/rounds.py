@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from torchrl_wm.planners.tree_search import kernels
-from torchrl_wm.planners.tree_search.evaluation import Evaluation, Evaluator, LatentStore
+from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 
@@ -27,7 +27,7 @@ class RoundsExecutor(Executor):
         # Besides the nodes, one guess may be pending below every action of the root: with scores that
         # tie after rounding, the guesses of a phase can differ from its visits.
         self.capacity = rows * (num_simulations + 1 + num_actions)
-        self.tree, self.arrays = kernels.planted_tree(value, logits, num_simulations)
+        self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
         allowed = (self.arrays.edge_numbers[:, 0, kernels.PRIOR] > 0).sum(-1)
@@ -49,7 +49,7 @@ class RoundsExecutor(Executor):
         """``[B, N]`` int64: where the latents of each node are stored."""
         return torch.from_numpy(self.progress.states)
 
-    def run(self, evaluator: Evaluator, store: LatentStore) -> None:
+    def run(self, evaluator: NodeEvaluator, store: LatentStore) -> None:
         """Searches, without leaving the compiled loop if the model is a program."""
         program = evaluator.program
         if program is None:
@@ -68,7 +68,7 @@ class RoundsExecutor(Executor):
             return None
         return Leaves(self.index[: self.asked], self.actions[: self.asked])
 
-    def update(self, evaluation: Evaluation) -> None:
+    def update(self, evaluation: PackedStep) -> None:
         """Keeps the evaluations until the rule needs them."""
         found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
         if not self.ready.size:

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator, Root
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator, Root
 from torchrl_wm.planners.tree_search.executor import Executor
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -28,7 +28,7 @@ EXECUTORS: dict[str, Callable[..., Executor]] = {
 
 @torch.no_grad()
 def search(
-    dynamics: Dynamics | Evaluator,
+    dynamics: Dynamics | NodeEvaluator,
     root: Root,
     rule: Rule,
     *,
@@ -45,7 +45,7 @@ def search(
     that an evaluator could turn into a program is searched without leaving the compiled loop.
 
     Args:
-        dynamics (Dynamics or Evaluator): the searched dynamics; an evaluator keeps its recording.
+        dynamics (Dynamics or NodeEvaluator): the searched dynamics; an evaluator keeps its recording.
         root (Root): ``B`` states; a logit of minus infinity forbids an action.
         rule (MuZeroRule or GumbelRule): how edges are chosen.
 
@@ -82,7 +82,9 @@ def search(
         COUNT.check(max_depth=max_depth)
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
-    evaluator = dynamics if isinstance(dynamics, Evaluator) else Evaluator(dynamics, trace=False)
+    evaluator = (
+        dynamics if isinstance(dynamics, NodeEvaluator) else NodeEvaluator(dynamics, trace=False)
+    )
     logits = rule.root_logits(root.logits, noise)
     _check_root(root.value, logits)
     # Inference tensors do not track views; leaving inference mode would turn gradients on.

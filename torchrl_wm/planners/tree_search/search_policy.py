@@ -16,7 +16,7 @@ from torchrl_wm import keys
 from torchrl_wm.modules.exploration_type import wants_mode
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.env_model import EnvModel
-from torchrl_wm.planners.tree_search.evaluation import Dynamics, Evaluator
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator
 from torchrl_wm.planners.tree_search.models import SearchedModel, TensorDictModel, TensorModel
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.sampled import SampledDynamics
@@ -52,7 +52,7 @@ class SearchPolicy(TensorDictModuleBase):
             Defaults to ``False``.
         executor (str, optional): ``"numba"`` or ``"reference"``. Defaults to ``"numba"``.
         trace (bool, optional): record the model's operations once, see
-            :class:`~torchrl_wm.planners.tree_search.Evaluator`. Defaults to ``True``.
+            :class:`~torchrl_wm.planners.tree_search.NodeEvaluator`. Defaults to ``True``.
         generator (torch.Generator, optional): source of all draws, on the CPU. Defaults to the global
             one.
         action_mask_key, done_key (NestedKey, optional): entries that are read where they exist.
@@ -111,7 +111,7 @@ class SearchPolicy(TensorDictModuleBase):
                 f"A search draws its few random numbers on the CPU; its generator is on {generator.device}."
             )
         self.dynamics = make_dynamics(model, discount, num_sampled_actions)
-        self.evaluator = Evaluator(self.dynamics, trace=trace)
+        self.evaluator = NodeEvaluator(self.dynamics, trace=trace)
         # A copy: scheduling one search's temperature must not affect others with the same rule.
         self.rule = MuZeroRule() if rule is None else copy(rule)
         self.num_simulations, self.max_depth = num_simulations, max_depth
@@ -247,7 +247,7 @@ def make_dynamics(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every submodule's own mode afterwards."""
+    """PackedStep mode inside, every submodule's own mode afterwards."""
     training = [part for part in module.modules() if part.training]
     for part in training:  # not by assignment, which first searches the module for parameters
         vars(part)["training"] = False

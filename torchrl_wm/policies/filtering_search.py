@@ -16,7 +16,7 @@ from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
 
-class SearchingPolicy(FilteringPolicy):
+class FilteringSearch(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, acts by searching in it.
 
     Writes the action, the search statistics, ``policy_version``, ``search_version`` and ``priority``
@@ -39,7 +39,7 @@ class SearchingPolicy(FilteringPolicy):
         >>> env = gymnasium("CartPole-v1", num_envs=2)
         >>> model = make_muzero(*model_specs(env))
         >>> search = SearchPolicy(model, num_simulations=4, executor="reference")
-        >>> policy = SearchingPolicy(model, search)
+        >>> policy = FilteringSearch(model, search)
         >>> env = env.append_transform(policy.make_tensordict_primer())
         >>> env.rollout(3, policy)["search_policy"].shape
         torch.Size([2, 3, 2])

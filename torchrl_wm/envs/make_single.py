@@ -16,11 +16,11 @@ def make_gymnasium(
     """One gymnasium environment with its wrappers; with an ``image_size`` it observes pixels."""
     import gymnasium as gym
 
-    from torchrl_wm.envs.gymnasium_wrappers import around
+    from torchrl_wm.envs.gymnasium_wrappers import wrap_gymnasium
 
     if image_size is not None:
         make_kwargs = dict(make_kwargs, render_mode="rgb_array")
-    return around(gym.make(id, **make_kwargs), seed, index, action_repeat, image_size)
+    return wrap_gymnasium(gym.make(id, **make_kwargs), seed, index, action_repeat, image_size)
 
 
 def make_atari(id: str, *, seed: int, index: int, frames: dict, make_kwargs: dict) -> Any:

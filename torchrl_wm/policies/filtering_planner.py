@@ -13,7 +13,7 @@ from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
 
-class PlanningPolicy(FilteringPolicy):
+class FilteringPlanner(FilteringPolicy):
     """A policy for any TorchRL collector: filters with a world model, plans in every step.
 
     Args:
@@ -34,7 +34,7 @@ class PlanningPolicy(FilteringPolicy):
         >>> from torchrl_wm.world_models import make_identity
         >>> env = gymnasium("Pendulum-v1", num_envs=2)
         >>> model = make_identity(*model_specs(env))
-        >>> policy = PlanningPolicy(model, CEMPlanner(model, 3, 2, num_candidates=8, top_k=2))
+        >>> policy = FilteringPlanner(model, CEMPlanner(model, 3, 2, num_candidates=8, top_k=2))
         >>> env = env.append_transform(policy.make_tensordict_primer())
         >>> env.rollout(4, policy)["action"].shape
         torch.Size([2, 4, 1])
