@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -84,6 +86,26 @@ def test_a_resume_that_fails_deletes_nothing(command, tmp_path):
             path.write_bytes(b"")
     command("train", "resume=part", "total_steps=50", fails=True)
     assert set(before) <= set((tmp_path / "part").rglob("*"))
+
+
+def test_a_run_that_cannot_begin_leaves_no_workers(command, tmp_path):
+    command.tiny("run_dir=part", "total_steps=40")
+    path = tmp_path / "part" / "config.yaml"
+    config = OmegaConf.load(path)
+    config.env.id, config.env.vectorization = "Acrobot-v1", "parallel"  # weights of other shapes
+    config.env.observation_scale = None
+    path.write_text(OmegaConf.to_yaml(config))
+    arguments = ["train", "resume=part", "total_steps=50", *command.config]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    ended = subprocess.run(  # which workers that go on would keep from ending
+        [sys.executable, "-m", "torchrl_wm", *arguments],
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1 and "size mismatch" in ended.stderr
 
 
 def test_resume_refuses_other_options_and_other_folders(command, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -63,11 +65,27 @@ def build_trainer(
             raise ValueError(
                 f"total_steps={config.total_steps} lies behind the run, which is at step {checkpoint.step}."
             )
+    with ExitStack() as unfinished:  # what is built has to be closed if something after it fails
+        trainer = _assemble(config, device, resumed, unfinished)
+        unfinished.callback(trainer.close)
+        if resumed is not None:
+            trainer.load(checkpoint)
+            resumed.note_start(resumed_at=trainer.steps)
+            _keep_end(resumed, config.total_steps)
+        unfinished.pop_all()
+    return trainer
+
+
+def _assemble(
+    config: DictConfig, device: torch.device, resumed: RunFolder | None, unfinished: ExitStack
+) -> Trainer:
     options = dict(config.training)
     env = instantiate(config.env, seed=config.seed)
+    unfinished.callback(_close, env)
     evaluation_env = instantiate(
         config.env, seed=config.seed + 1, num_envs=options.pop("evaluation_envs")
     )
+    unfinished.callback(_close, evaluation_env)
     algorithm = build_algorithm(config, env, device)
     evaluator = Evaluator(
         with_latents(evaluation_env, algorithm.policy),
@@ -76,17 +94,14 @@ def build_trainer(
         seed=config.seed,
     )
     run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
-    try:
-        trainer = _build_in(run, config, env, algorithm, evaluator, device, options)
-    except BaseException:
-        if resumed is None:  # no step was taken: the corrected command may reuse the folder
-            run.discard()
-        raise
-    if resumed is not None:
-        trainer.load(checkpoint)
-        run.note_start(resumed_at=trainer.steps)
-        _keep_end(run, config.total_steps)
-    return trainer
+    if resumed is None:  # no step was taken: the corrected command may reuse the folder
+        unfinished.callback(run.discard)
+    return _build_in(run, config, env, algorithm, evaluator, device, options)
+
+
+def _close(env: EnvBase) -> None:
+    if not env.is_closed:
+        env.close()
 
 
 def _keep_end(run: RunFolder, total_steps: int) -> None:
