@@ -37,7 +37,10 @@ class FilteringPolicy(TensorDictModuleBase):
     @property
     def random_actions(self) -> bool:
         """Whether actions are drawn uniformly."""
-        return bool(self._random_actions)
+        flag = self._random_actions
+        if flag.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False  # a CUDA graph is captured of the policy itself, and cannot ask
+        return bool(flag)
 
     @random_actions.setter
     def random_actions(self, value: bool) -> None:

@@ -30,7 +30,8 @@ class FilteringSearch(FilteringPolicy):
 
     Keyword Args:
         frames (FrameStack, optional): stacks the frames that the model sees. Defaults to none.
-        version (callable, optional): the number of updates so far. Defaults to a constant 0.
+        version (callable, optional): the number of updates so far; in a worker process of a collector it
+            stays what it was when the worker began. Defaults to a constant 0.
 
     Examples:
         >>> from torchrl_wm.envs import gymnasium, model_specs
