@@ -256,6 +256,18 @@ def test_a_batch_that_does_not_go_on_from_the_one_before_is_refused(streams):
     assert len(replay) == before
 
 
+def test_an_episode_that_a_reset_interrupts_ends_there(streams):
+    replay, source = make(num_envs=1), streams(1)
+    replay.extend(source.batch([[0, 0, 0]]))
+    source.carried[0] = None  # as a new collector begins
+    replay.extend(source.batch([[0, 0, 1]]))
+    for _ in range(5):
+        sample = replay.sample()
+        number = sample["observation"]
+        assert torch.equal(sample["is_last"], (number == 2) | (number == 6))
+        assert torch.equal(sample["terminated"], number == 6)
+
+
 def test_sampling_from_too_little(streams):
     replay = make()
     with pytest.raises(RuntimeError, match="needs 6 records.*at most 0"):

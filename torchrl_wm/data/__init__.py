@@ -4,6 +4,7 @@ from torchrl_wm.data.bootstrap_values import BootstrapValues
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
 from torchrl_wm.data.compression import LatentCompression
 from torchrl_wm.data.frames import StackedFrames
+from torchrl_wm.data.interruptions import InterruptedEpisodes
 from torchrl_wm.data.prioritized import PrioritizedSequenceSampler
 from torchrl_wm.data.reanalyze import Reanalyze
 from torchrl_wm.data.records import step_records
@@ -15,6 +16,7 @@ from torchrl_wm.data.transitions import StepRecords, gather_step_records
 
 __all__ = [
     "BootstrapValues",
+    "InterruptedEpisodes",
     "LatentCompression",
     "PrioritizedSequenceSampler",
     "Reanalyze",

@@ -16,6 +16,7 @@ from torchrl.envs.transforms import Compose, Transform
 from torchrl_wm import keys
 from torchrl_wm.data.checkpoint import ReplayCheckpoint
 from torchrl_wm.data.compression import Codec, LatentCompression
+from torchrl_wm.data.interruptions import InterruptedEpisodes
 from torchrl_wm.data.records import ENVIRONMENT, required, step_records
 from torchrl_wm.data.rings import RingWriter
 from torchrl_wm.data.samplers import SequenceSampler
@@ -128,7 +129,7 @@ class StepReplay:
             storage=self._make_storage(rows),
             writer=self.writer,
             sampler=self.sampler,
-            transform=Compose(self.compression, *transforms),
+            transform=Compose(self.compression, InterruptedEpisodes(slice_length + 1), *transforms),
             batch_size=batch_size * (slice_length + 1),
             generator=self.generator,
         )
