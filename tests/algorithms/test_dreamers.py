@@ -19,8 +19,8 @@ from torchrl.data import (
 )
 
 from torchrl_wm import keys
-from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3
-from torchrl_wm.world_models import make_rssm
+from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3, PlaNet
+from torchrl_wm.world_models import make_muzero, make_rssm
 
 CONTINUOUS = Bounded(-1.0, 1.0, (2,))
 ACTIONS = {
@@ -162,6 +162,13 @@ def test_nothing_is_imagined_to_follow_an_end_that_is_learned():
     agent.update(batch)
     ended = batch["terminated"][:, 1:-1].reshape(-1)  # the last step of a sequence starts nothing
     assert ended.any() and torch.equal(~ended, seen[0][0].reshape(-1))
+
+
+@pytest.mark.parametrize("algorithm", [DreamerV1, DreamerV2, DreamerV3, PlaNet])
+def test_a_world_model_without_a_divergence_is_refused(algorithm):
+    specs = OBSERVATIONS["vector"], Composite(action=OneHot(3))
+    with pytest.raises(TypeError, match="MuZeroModel draws no latents.*MuZeroLoss"):
+        algorithm(*specs, world_model=make_muzero)
 
 
 def test_a_factory_of_any_options_is_told_that_it_gets_none():

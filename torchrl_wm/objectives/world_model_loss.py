@@ -46,6 +46,7 @@ class WorldModelLoss(LossModule):
             Defaults to ``False``.
 
     Raises:
+        TypeError: for a model without a latent distribution.
         ValueError: for observations whose losses would share a name.
 
     Examples:
@@ -93,6 +94,11 @@ class WorldModelLoss(LossModule):
         squash_reward: bool = False,
     ):
         super().__init__()
+        if world_model.latent is None:
+            raise TypeError(
+                f"A {type(world_model).__name__} draws no latents, so there is no divergence to train: take "
+                "MuZeroLoss for it (algorithm=muzero), or another world model."
+            )
         self.convert_to_functional(world_model, "world_model", create_target_params=False)
         self.divergence, self.overshooting = divergence, overshooting
         self.reconstruction_scale, self.reward_scale = reconstruction_scale, reward_scale
