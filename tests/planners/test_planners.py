@@ -23,7 +23,14 @@ from torchrl.data import (
     OneHot,
     Unbounded,
 )
-from torchrl.envs import Compose, InitTracker, PendulumEnv, SerialEnv, TransformedEnv
+from torchrl.envs import (
+    Compose,
+    InitTracker,
+    PendulumEnv,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+)
 from torchrl.objectives.value import TDLambdaEstimator
 
 from torchrl_wm.envs import LearnedEnv
@@ -256,6 +263,13 @@ def test_rewards_after_the_end_of_an_episode_do_not_count(reach):
     start = planner.simulator.start(env.reset(TensorDict(batch_size=[1])))
     actions = torch.zeros(1, 1, 3, 2)
     assert planner.simulator.returns(start, actions).item() == pytest.approx(-0.5 - 0.25)
+
+
+def test_a_counter_of_steps_is_planned_with(reach):
+    env = TransformedEnv(reach(UNIT, 0.5), StepCounter(max_steps=2))
+    planner = make("cem", env)
+    assert {"goal", "steps", "step_count"} <= set(planner.in_keys)
+    assert env.rollout(3, planner)["action"].shape == (2, 2)
 
 
 def test_the_primer_may_be_appended_to_the_environment_that_is_planned_in(reach):

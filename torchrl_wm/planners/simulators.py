@@ -359,10 +359,13 @@ def _without_notes(env: EnvBase) -> EnvBase:
 
 
 def _start_keys(env: EnvBase, *, observed: bool) -> list[NestedKey]:
-    """What an environment steps from: its state; its observations, where it names no state."""
-    specs = [env.state_spec, env.observation_spec]
-    if not observed and not env.state_spec.is_empty():
-        specs = specs[:1]
+    """What an environment steps from: its state; its observations too, where it names no state itself."""
+    itself = env
+    while isinstance(itself, TransformedEnv):
+        itself = itself.base_env  # transforms such as StepCounter have a state of their own
+    specs = [env.state_spec]
+    if observed or itself.state_spec.is_empty():
+        specs.append(env.observation_spec)
     return list(dict.fromkeys(key for spec in specs for key in spec.keys(True, True)))
 
 
