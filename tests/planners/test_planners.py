@@ -475,9 +475,10 @@ def test_bad_input_is_named(reach):
     for where, options, error, message in cases:
         with pytest.raises(error, match=message):
             make("cem", where, **options)
-    with pytest.raises(ValueError, match="temperature=0 must be positive"):
+    with pytest.raises(ValueError, match="temperature=0 must be a number above 0"):
         make("mppi", env, temperature=0)
-    for option in ({"population_decay": 0.5}, {"keep_elites": 2.0}, {"noise_exponent": -1.0}):
+    bad = ({"population_decay": 0.5}, {"keep_elites": 2.0}, {"noise_exponent": -1.0})
+    for option in (*bad, *({name: torch.nan} for one in bad for name in one)):
         with pytest.raises(ValueError, match=f"{next(iter(option))}=.* must"):
             make("icem", env, **option)
 

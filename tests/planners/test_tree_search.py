@@ -18,7 +18,7 @@ from torchrl.envs import set_exploration_type
 from torchrl.envs.custom import TicTacToeEnv
 from torchrl.envs.utils import ExplorationType
 
-from torchrl_wm.envs import TicTacToe
+from torchrl_wm.envs import TicTacToe, gymnasium, model_specs
 from torchrl_wm.modules import ActionEncoding
 from torchrl_wm.planners import (
     EnvModel,
@@ -35,6 +35,7 @@ from torchrl_wm.planners import (
 )
 from torchrl_wm.planners.tree_search import EXECUTORS, Root
 from torchrl_wm.planners.tree_search.exponential import exp
+from torchrl_wm.policies import FilteringSearch
 from torchrl_wm.world_models import make_muzero
 
 executors = pytest.mark.parametrize("executor", list(EXECUTORS))
@@ -479,3 +480,52 @@ def judge_board():
         return torch.zeros(*batch, 1), torch.zeros(*batch, 9)
 
     return TensorDictModule(even, ["board"], ["state_value", "policy_logits"])
+
+
+def rooted(action_spec, rows):
+    model = make_muzero(OBSERVATION, Composite(action=action_spec), units=8, hidden_size=8)
+    return model, model.roots(TensorDict({"observation": torch.randn(rows, 4)}, [rows]))
+
+
+@executors
+def test_a_mask_without_a_valid_action_is_named_with_sampled_actions_too(executor):
+    model, rows = rooted(Categorical(4), 3)
+    policy = SearchPolicy(model, num_simulations=4, num_sampled_actions=3, executor=executor)
+    rows["action_mask"] = torch.tensor([[True] * 4, [False] * 4, [True, False, False, False]])
+    with pytest.raises(ValueError, match=r"No action is allowed in the rows \[1\]"):
+        policy(rows.clone())
+    assert (policy(rows[2:])["action"] == 0).all()
+    model, rows = rooted(MultiOneHot([2, 2]), 2)
+    policy = SearchPolicy(model, num_simulations=4, num_sampled_actions=3, executor=executor)
+    with pytest.raises(ValueError, match="where the policy is one choice"):
+        policy(rows.set("action_mask", torch.ones(2, 4, dtype=torch.bool)))
+
+
+def test_rows_are_told_as_counted_where_others_are_finished():
+    model, rows = rooted(Categorical(4), 4)
+    rows["done"] = torch.tensor([[True], [True], [False], [False]])
+    rows["action_mask"] = torch.tensor([[True] * 4] * 3 + [[False] * 4])
+    with pytest.raises(ValueError, match=r"rows \[1\].*counted among those.*searched: \[2, 3\]"):
+        SearchPolicy(model, num_simulations=4)(rows)
+
+
+def test_trees_of_another_batch_are_refused():
+    model, rows = rooted(Categorical(4), 4)
+    with pytest.raises(ValueError, match=r"rows \[B\].*\[2, 2\]"):
+        SearchPolicy(model, num_simulations=4).trees(rows.reshape(2, 2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_filtering_search_writes_the_keys_of_its_search():
+    env = gymnasium("CartPole-v1", num_envs=2)
+    model = make_muzero(*model_specs(env), units=8, hidden_size=8)
+    names = {"root_value_key": ("found", "v"), "visit_counts_key": ("found", "n")}
+    names |= {"search_policy_key": ("found", "pi"), "action_mask_key": "legal"}
+    policy = FilteringSearch(model, SearchPolicy(model, num_simulations=4, **names))
+    rollout = env.append_transform(policy.make_tensordict_primer()).rollout(3, policy)
+    assert set(rollout["found"].keys()) == {"v", "n", "pi"}
+    assert {("found", "v"), ("found", "pi")} <= set(policy.note_keys)
+    assert ("found", "n") not in policy.note_keys
+    policy.random_actions = True
+    rows = rollout[:, 0].clone().set("legal", torch.tensor([[False, True]] * 2))
+    assert all(policy(rows)["action"].argmax(-1).eq(1).all() for _ in range(10))

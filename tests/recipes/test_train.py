@@ -135,6 +135,10 @@ def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
         ("world_model=rssm", ["rssm_gaussian", "rssm_discrete", "identity", "autoencoder"]),
         ("algorithm.free_bit=2", ["'free_bit'", "did you mean 'free_bits'", "lambda_"]),
         ("total_step=2", ["'total_step'", "did you mean 'total_steps'", "run_dir"]),
+        ("planner.dirichlet_alpha=1", ["did you mean 'planner.rule.dirichlet_alpha'"]),
+        ("planner.c_puct=1", ["did you mean 'planner.rule.c_init'"]),
+        ("algorithm.num_simulations=8", ["did you mean 'planner.num_simulations'"]),
+        ("planner=null", ["planner=null chooses nothing", "~planner"]),
         ("algoritm=dreamer_v3", ["'algoritm'", "did you mean 'algorithm'"]),
         ("algorithm.kl.strategi=x", ["did you mean 'strategy'"]),
         ("env.vectorization=threads", ["'serial', 'parallel', 'gymnasium'"]),
@@ -142,7 +146,8 @@ def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
     ],
 )
 def test_wrong_names_list_the_valid_ones(command, tmp_path, argument, expected):
-    output = command("train", argument, "total_steps=1", fails=True)
+    chosen = ["algorithm=muzero"] * ("planner" in argument or "simulations" in argument)
+    output = command("train", *chosen, argument, "total_steps=1", fails=True)
     assert all(part in output for part in expected), output
     assert not list(tmp_path.iterdir())
 
@@ -150,6 +155,9 @@ def test_wrong_names_list_the_valid_ones(command, tmp_path, argument, expected):
 def test_games_of_two_players_are_not_played_as_if_by_one(command, tmp_path):
     output = command("train", "algorithm=muzero", "env=tictactoe", fails=True)
     assert "algorithm.two_players=true" in output and not list(tmp_path.iterdir())
+    options = ["algorithm=muzero", "env=cartpole", "algorithm.two_players=true"]
+    output = command("train", *options, fails=True)
+    assert "to_play" in output and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -11,6 +11,7 @@ from torchrl.envs import EnvBase
 from torchrl_wm import keys
 from torchrl_wm.functional.noise import coloured_noise
 from torchrl_wm.planners.planner import Planner, shift
+from torchrl_wm.ranges import SHARE, WEIGHT, Range
 from torchrl_wm.world_models import WorldModel
 
 
@@ -74,12 +75,9 @@ class ICEMPlanner(Planner):
         options["warm_start"] = warm_start
         sizes = (planning_horizon, optim_steps, num_candidates, top_k)
         super().__init__(env, *sizes, reward_key, action_key, **options)
-        if population_decay < 1:
-            raise ValueError(f"population_decay={population_decay} must be at least 1.")
-        if not 0 <= keep_elites <= 1:
-            raise ValueError(f"keep_elites={keep_elites} must lie between 0 and 1.")
-        if noise_exponent < 0:
-            raise ValueError(f"noise_exponent={noise_exponent} must not be negative.")
+        Range(1).check(population_decay=population_decay)
+        SHARE.check(keep_elites=keep_elites)
+        WEIGHT.check(noise_exponent=noise_exponent)
         self.noise_exponent, self.population_decay = noise_exponent, population_decay
         self.num_kept, self.elites_key = int(keep_elites * top_k), unravel_key(elites_key)
         if warm_start and self.num_kept:

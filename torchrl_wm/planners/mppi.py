@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from torchrl_wm.planners.planner import Planner
+from torchrl_wm.ranges import RATE
 from torchrl_wm.world_models import WorldModel
 
 
@@ -61,8 +62,7 @@ class MPPIPlanner(Planner):
         sizes = (planning_horizon, optim_steps, num_candidates, top_k)
         options["advantage_module"] = advantage_module
         super().__init__(env, *sizes, reward_key, action_key, **options)
-        if temperature <= 0:
-            raise ValueError(f"temperature={temperature} must be positive.")
+        RATE.check(temperature=temperature)
         self.temperature = temperature
 
     def _weights(self, returns: Tensor) -> Tensor:

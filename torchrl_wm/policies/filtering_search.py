@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torchrl.envs import TensorDictPrimer
 
 from torchrl_wm import keys
 from torchrl_wm.modules.frame_stack import FrameStack
+from torchrl_wm.planners import SearchPolicy
 from torchrl_wm.policies.filtering_policy import FilteringPolicy
 from torchrl_wm.world_models import WorldModel
 
@@ -25,8 +26,7 @@ class FilteringSearch(FilteringPolicy):
 
     Args:
         world_model (WorldModel): filters the observations.
-        search (TensorDictModuleBase): from root latents to actions and search statistics, such as
-            :class:`~torchrl_wm.planners.SearchPolicy`.
+        search (SearchPolicy): from root latents to actions and search statistics.
 
     Keyword Args:
         frames (FrameStack, optional): stacks the frames that the model sees. Defaults to none.
@@ -49,7 +49,7 @@ class FilteringSearch(FilteringPolicy):
     def __init__(
         self,
         world_model: WorldModel,
-        search: TensorDictModuleBase,
+        search: SearchPolicy,
         *,
         frames: FrameStack | None = None,
         version: Callable[[], int] = int,
@@ -58,7 +58,7 @@ class FilteringSearch(FilteringPolicy):
         self.search, self.frames, self.version = search, frames, version
         notes = [key for key in search.out_keys if key not in self.out_keys]
         notes += [keys.POLICY_VERSION, keys.SEARCH_VERSION, keys.PRIORITY]
-        self.note_keys = [key for key in notes if key != keys.VISIT_COUNTS]
+        self.note_keys = [key for key in notes if key != search.visit_counts_key]
         """The entries besides latents and actions that training reads and a replay has to store."""
         self.out_keys += notes
         self.in_keys += [key for key in search.in_keys if key not in self.in_keys]
@@ -77,7 +77,7 @@ class FilteringSearch(FilteringPolicy):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Filters, searches and acts, in place, on any batch ``[...]``."""
         tensordict = super().forward(tensordict)
-        mask = tensordict.get(keys.ACTION_MASK, None)
+        mask = tensordict.get(self.search.action_mask_key, None)
         if not self.random_actions or mask is None:
             return tensordict
         index = mask.reshape(-1, mask.shape[-1]).float().multinomial(1).reshape(mask.shape[:-1])
@@ -86,10 +86,10 @@ class FilteringSearch(FilteringPolicy):
 
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
         tensordict = self.search(self._represent(tensordict))
-        value = tensordict.get(keys.ROOT_VALUE)
-        version = torch.full_like(value, self.version(), dtype=torch.int64)
-        tensordict.set(keys.POLICY_VERSION, version).set(keys.SEARCH_VERSION, version.clone())
-        return tensordict.set(keys.PRIORITY, torch.full_like(value, float("inf")))
+        full = partial(torch.full, (*tensordict.batch_size, 1), device=tensordict.device)
+        for key in (keys.POLICY_VERSION, keys.SEARCH_VERSION):
+            tensordict.set(key, full(fill_value=self.version(), dtype=torch.int64))
+        return tensordict.set(keys.PRIORITY, full(fill_value=torch.inf))
 
     def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes the latents; the collector keeps the observed frame, not the stack."""

@@ -25,20 +25,29 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
     """The algorithm of ``config`` for the specs of ``env``.
 
     Raises:
-        OptionError: for a planner with an algorithm that takes none, and for a game of two players
-            without the algorithm's ``two_players``.
+        OptionError: for a planner with an algorithm that takes none, and where the algorithm's
+            ``two_players`` does not fit the environment.
     """
     two_players = config.algorithm.get("two_players", True)
-    if not two_players and keys.TO_PLAY in env.full_observation_spec.keys(True, True):
+    if not two_players and _takes_turns(env):
         raise OptionError(
             "In this environment two players take turns: set algorithm.two_players=true, as "
             "algorithm=alphazero does."
+        )
+    if config.algorithm.get("two_players", False) and not _takes_turns(env):
+        raise OptionError(
+            "algorithm.two_players=true needs an environment whose observations say to_play, such as "
+            "env=tictactoe: leave it out here."
         )
     parts = {"world_model": instantiate(config.world_model)}
     if config.get("planner") is not None:
         require_parameter(config.algorithm, "planner")
         parts["planner"] = instantiate(config.planner)
     return instantiate(config.algorithm, *model_specs(env), **parts, device=device)
+
+
+def _takes_turns(env: EnvBase) -> bool:
+    return keys.TO_PLAY in env.full_observation_spec.keys(True, True)
 
 
 def build_trainer(

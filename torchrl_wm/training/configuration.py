@@ -17,6 +17,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+ALIASES = {"c_puct": "c_init", "pb_c_init": "c_init", "pb_c_base": "c_base"}
+"""What other codes call an option."""
+
 
 class OptionError(ValueError):
     """An option that does not exist; the message lists the valid ones."""
@@ -87,15 +90,17 @@ def require_parameter(node: DictConfig, name: str) -> None:
         )
 
 
-def unknown(name: str, valid: Iterable[str], kind: str = "option") -> str:
-    """The message for a name that does not exist.
+def unknown(
+    name: str, valid: Iterable[str], kind: str = "option", elsewhere: Sequence[str] = ()
+) -> str:
+    """The message for a name that does not exist; ``elsewhere`` are paths where it would.
 
     Examples:
         >>> unknown("free_bit", ["free_bits", "lr"])
         "Unknown option 'free_bit': did you mean 'free_bits'? Valid: free_bits, lr."
     """
     valid = sorted(map(str, valid))
-    close = difflib.get_close_matches(name, valid, n=1)
+    close = elsewhere[:1] or difflib.get_close_matches(name, valid, n=1)
     hint = f" did you mean {close[0]!r}?" if close else ""
     return f"Unknown {kind} {name!r}:{hint} Valid: {', '.join(valid)}."
 
@@ -117,6 +122,11 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
         added = override.is_add() or override.is_force_add()
         if added or override.is_sweep_override() or override.is_delete():
             return
+        if override.value() is None and (Path(config_dir) / override.key_or_group).is_dir():
+            raise OptionError(
+                f"{override.key_or_group}=null chooses nothing: give a name, leave it out, or take out "
+                f"what an algorithm chooses with ~{override.key_or_group}."
+            )
         is_group = (Path(config_dir) / override.key_or_group.replace(".", "/")).is_dir()
         (groups if is_group or "@" in override.input_line else values).append(override)
     with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
@@ -168,8 +178,25 @@ def _check_path(config: DictConfig, path: str) -> None:
         valid = list(node) if isinstance(node, DictConfig) else []
         if part not in valid:
             names = [name for name in valid if not str(name).startswith("_") and name != "hydra"]
-            raise OptionError(unknown(part, names, kind))
+            raise OptionError(unknown(part, names, kind, _elsewhere(config, part)))
         node = node._get_node(part) if depth < len(parts) - 1 else None
+
+
+def _elsewhere(config: DictConfig, name: str) -> list[str]:
+    """The paths of the options that are called so, or mean it."""
+    wanted, paths = {name, ALIASES.get(name)}, []
+
+    def search(node: Any, prefix: str) -> None:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            path = f"{prefix}{key}"
+            if key in wanted:
+                paths.append(path)
+            search(value, f"{path}.")
+
+    everything = OmegaConf.to_container(config, resolve=False)
+    everything.pop("hydra", None)
+    search(everything, "")
+    return paths
 
 
 def saved_config(

@@ -49,6 +49,14 @@ class Step(NamedTuple):
     kind: Tensor | None = None
 
 
+def no_action_allowed(closed: Tensor) -> ValueError:
+    """The error for roots ``[B]`` without an allowed action."""
+    return ValueError(
+        f"No action is allowed in the rows {closed.nonzero().flatten().tolist()}: their action mask "
+        "has no True. Exclude finished environments (done=True) or repair the mask."
+    )
+
+
 class Dynamics(nn.Module):
     """Base of what can be searched.
 
@@ -256,7 +264,7 @@ class NodeEvaluator(nn.Module):
                 for function in (recording, self.forward)
                 for places in [[torch.cat([x, x]) for x in tensors[half:]]]
             ]
-            torch.testing.assert_close(*found)  # it must hold for other rows, too
+            torch.testing.assert_close(*found, equal_nan=True)  # it must hold for other rows, too
             return recording.forward  # without the overhead of the module's own call
         except (RuntimeError, AssertionError) as error:
             reason = str(error).strip().splitlines()[-1]

@@ -9,7 +9,12 @@ from tensordict import TensorDict
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator, Root
+from torchrl_wm.planners.tree_search.evaluation import (
+    Dynamics,
+    NodeEvaluator,
+    Root,
+    no_action_allowed,
+)
 from torchrl_wm.planners.tree_search.executor import Executor
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -108,10 +113,7 @@ def _check_root(value: Tensor, logits: Tensor) -> None:
         return
     closed = largest == -torch.inf
     if closed.any():
-        raise ValueError(
-            f"No action is allowed in the rows {closed.nonzero().flatten().tolist()}: their action mask "
-            "has no True. Exclude finished environments (done=True) or repair the mask."
-        )
+        raise no_action_allowed(closed)
     rows = (~(value.isfinite() & largest.isfinite())).nonzero().flatten().tolist()
     raise FloatingPointError(
         f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."

@@ -117,6 +117,7 @@ class SearchPolicy(TensorDictModuleBase):
         self.num_simulations, self.max_depth = num_simulations, max_depth
         self.greedy, self.executor, self.generator = greedy, executor, generator
         self.action_mask_key, self.done_key = unravel_key(action_mask_key), unravel_key(done_key)
+        self.visit_counts_key = unravel_key(visit_counts_key)
         written = [search_policy_key, root_value_key, visit_counts_key]
         if num_sampled_actions is not None:
             written.append(sampled_actions_key)
@@ -143,7 +144,17 @@ class SearchPolicy(TensorDictModuleBase):
         return self.dynamics.action_encoding.decode(found[0], tensordict)
 
     def trees(self, tensordict: TensorDictBase) -> TensorDict:
-        """The trees of a search from rows ``[B]``, latents included; nothing is written."""
+        """The trees of a search from rows ``[B]``, none of them finished; latents included.
+
+        Nothing is written.
+
+        Raises:
+            ValueError: for another batch size.
+        """
+        if tensordict.ndim != 1:
+            raise ValueError(
+                f"Trees are those of rows [B], but the batch size is {list(tensordict.batch_size)}: reshape."
+            )
         allowed = self._flat(tensordict, self.action_mask_key)
         with torch.no_grad(), evaluating(self.dynamics):
             return self._grow(tensordict, allowed, keep_latents=True)[1]
@@ -182,8 +193,15 @@ class SearchPolicy(TensorDictModuleBase):
 
     def _search_some(self, rows, allowed: Tensor | None, live: Tensor) -> list[Tensor]:
         """The search of the live rows; the others get zeros and the first action."""
+        try:
+            values = self._search(rows[live], None if allowed is None else allowed[live])
+        except (ValueError, FloatingPointError) as error:
+            searched = live.nonzero().flatten().tolist()
+            raise type(error)(
+                f"{error} Rows are counted among those that were searched: {searched}."
+            ) from error
         found = []
-        for value in self._search(rows[live], None if allowed is None else allowed[live]):
+        for value in values:
             whole = value.new_zeros(len(rows), *value.shape[1:])
             whole[live.to(value.device)] = value
             found.append(whole)
