@@ -59,9 +59,10 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    if not any(argument.startswith("-") for argument in sys.argv[1:]):  # flags are Hydra's own
+    given = [argument for argument in sys.argv[1:] if argument not in ("-m", "--multirun")]
+    if not any(argument.startswith("-") for argument in given):  # other flags are Hydra's own
         try:
-            check_overrides(CONFIG_DIR, "train", sys.argv[1:])
+            check_overrides(CONFIG_DIR, "train", given)
         except OptionError as error:
             sys.exit(str(error))
     main()

@@ -123,8 +123,8 @@ def test_write_back_replaces_latents(streams):
 
 
 def test_write_back_of_overlapping_rows_keeps_the_last(streams):
-    replay = make(num_envs=1, capacity=8, batch=16, length=5)
-    replay.extend(streams(1).batch([[0] * 8]))
+    replay = make(num_envs=1, capacity=21, batch=16, length=5)
+    replay.extend(streams(1).batch([[0] * 21]))
     sample = replay.sample()
     order = torch.arange(80.0).reshape(16, 5)
     latents = TensorDict(belief=order.unsqueeze(-1).expand(16, 5, 2), batch_size=[16, 5])
@@ -266,6 +266,30 @@ def test_an_episode_that_a_reset_interrupts_ends_there(streams):
         number = sample["observation"]
         assert torch.equal(sample["is_last"], (number == 2) | (number == 6))
         assert torch.equal(sample["terminated"], number == 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"), [("action", (3,)), ("observation", (2,)), ("belief", (1,))]
+)
+def test_entries_of_another_shape_are_refused_and_nothing_is_lost(streams, key, shape):
+    replay, source = make(capacity=24), streams(2)
+    for _ in range(4):
+        replay.extend(source.batch([[0] * 5] * 2))
+    before = replay.buffer.storage._storage.clone()
+    batch = source.batch([[0] * 5] * 2)
+    for place in (batch, batch["next"]):
+        if key in place.keys():
+            place[key] = place[key][..., :1].expand(2, 5, *shape).clone()
+    with pytest.raises(ValueError, match=f"'{key}' of a record has the shape"):
+        replay.extend(batch)
+    assert (replay.buffer.storage._storage == before).all()
+
+
+def test_a_capacity_below_a_batch_is_refused():
+    with pytest.raises(
+        ValueError, match="capacity of 12 holds 6 different sequences.*batch_size=50"
+    ):
+        make(capacity=12, batch=50, length=3)
 
 
 def test_sampling_from_too_little(streams):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -218,8 +220,31 @@ def test_each_broken_proof_is_named(transitions, encoding):
 def test_what_is_not_a_number_is_not_blamed_on_the_order(transitions, encoding):
     rows, _ = transitions([[0, 0, 0, 0]])
     rows["next", "observation"][0, 1] = float("nan")
-    with pytest.raises(ValueError, match="'observation'.* holds NaN"):
+    with pytest.raises(ValueError, match="'observation'.* holds NaN or infinite"):
         StepRecords(encoding, length=4, **KEYS)(rows)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["observation", ("next", "observation"), ("next", "reward"), ("next", "camera", "pixels")],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(transitions, encoding, key, value):
+    rows, _ = transitions([[0] * 6])
+    if key == ("next", "camera", "pixels"):
+        rows = rows.apply(lambda x: x.float() if x.dtype == torch.uint8 else x)
+    rows[key][0, 2] = value
+    name = re.escape(repr(key))
+    with pytest.raises(ValueError, match=f"{name} holds NaN or infinite"):
+        StepRecords(encoding, length=6, **KEYS)(rows)
+
+
+def test_a_slice_behind_an_end_needs_a_proof(transitions, encoding):
+    rows, _ = transitions([[0, 0, 1, 0, 0, 0]])
+    convert = StepRecords(encoding, length=6, **KEYS)
+    assert convert(rows).shape == (1, 6)
+    with pytest.raises(ValueError, match="'step_count' nor 'is_init'.*StepCounter"):
+        convert(rows.exclude("is_init", ("next", "is_init")))
 
 
 def test_ragged_and_padded_batches_are_refused(transitions, encoding):

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from torchrl.envs import PendulumEnv, SerialEnv, check_env_specs
+from torchrl.envs import PendulumEnv, SerialEnv, StepCounter, TransformedEnv, check_env_specs
 
 from torchrl_wm.envs import (
     NotReproducibleError,
@@ -171,3 +171,10 @@ def test_images_of_floats_and_planes_of_booleans_keep_their_form(space, shape):
     observed = env.rollout(3)["observation"]
     assert observed.shape[2:] == shape and observed.dtype == torch.float32
     assert 0 <= observed.min() < observed.max() <= 1
+
+
+def test_a_torchrl_environment_with_transforms_and_bounds_of_its_own():
+    env = wrap(lambda: TransformedEnv(PendulumEnv(), StepCounter(3)), num_envs=2)
+    rollout = env.rollout(7, break_when_any_done=False)
+    assert rollout["action"].abs().max() <= 1
+    assert rollout["next", "truncated"][:, :, 0].nonzero()[:, 1].tolist() == [2, 5, 2, 5]

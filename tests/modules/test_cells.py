@@ -53,6 +53,7 @@ def test_block_cell(golden):
         cfg["deter"],
         cfg["hidden"],
         blocks=cfg["blocks"],
+        layers=int(cfg.get("dynlayers", 1)),
     )
     weights = golden_block_cell(cell)
     golden.load(weights)
@@ -73,6 +74,10 @@ def golden_block_cell(cell):
         "dyngru/kernel": cell.gates,
         "dyngru/bias": cell.gates_bias,
     }
+    for i, (linear, norm) in enumerate(zip(cell.extra, cell.extra_norms, strict=True), 1):
+        weights[f"dynhid{i}/kernel"] = linear.weight
+        weights[f"dynhid{i}/bias"] = linear.bias
+        weights[f"dynhid{i}norm/scale"] = norm.weight
     for i, (linear, norm) in enumerate(zip(cell.inputs, cell.input_norms, strict=True)):
         weights[f"dynin{i}/kernel"] = linear.weight
         weights[f"dynin{i}/bias"] = linear.bias
@@ -98,3 +103,13 @@ def test_unknown_gru_lists_the_valid_ones():
 def test_blocks_must_divide_the_belief():
     with pytest.raises(ValueError, match="blocks=3"):
         BlockCell(4, 2, 16, 4, blocks=3)
+
+
+@pytest.mark.parametrize("gru", [GRU, ResetBeforeGRU, LayerNormGRU])
+def test_cells_step_under_autocast(gru):
+    torch.manual_seed(0)
+    cell, x, hidden = gru(3, 4), torch.randn(2, 3), torch.randn(2, 4)
+    exact = cell(x, hidden)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = cell(x, hidden)
+    torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.05)  # bfloat16 has 8 bits

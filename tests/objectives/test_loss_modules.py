@@ -250,3 +250,19 @@ def test_observations_that_take_the_name_of_something_else_are_named(observation
     model = make_rssm(Composite(observations), Composite(action=OneHot(3)), belief_size=8, units=8)
     with pytest.raises(ValueError, match=f"{words}.*RenameTransform"):
         WorldModelLoss(model, SeparateKL())
+
+
+@pytest.mark.parametrize("key", ["reward", "terminated", "is_last"])
+def test_entries_that_are_missing_or_have_another_shape_are_named(key):
+    specs = Composite(x=Unbounded(3)), Composite(action=OneHot(2))
+    agent = DreamerV3(*specs, size="tiny", imagination_horizon=2)
+    sample = agent.world_model.initial([2, 6]).update({"x": torch.randn(2, 6, 3)})
+    sample["reward"], sample["previous_action"] = torch.zeros(2, 6, 1), torch.zeros(2, 6, 2)
+    for flag in ("is_init", "is_last", "terminated"):
+        sample[flag] = torch.zeros(2, 6, 1, dtype=torch.bool)
+    agent.update(sample.clone())
+    with pytest.raises(KeyError, match=f"needs the entry '{key}'"):
+        agent.update(sample.exclude(key))
+    sample[key] = sample[key].expand(2, 6, 2).clone()
+    with pytest.raises(ValueError, match=f"reads the entry '{key}' as"):
+        agent.update(sample)

@@ -121,6 +121,32 @@ def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
     assert OmegaConf.load(tmp_path / "part" / "config.yaml").total_steps == 40
 
 
+@pytest.mark.parametrize("beside", [["++env.max_episode_steps=5"], ["-m"]])
+def test_wrong_names_list_the_valid_ones_beside_added_options_and_sweeps(command, tmp_path, beside):
+    value = "1,2" if beside == ["-m"] else "1"
+    output = command("train", *beside, f"algorithm.free_bit={value}", "total_steps=1", fails=True)
+    assert "did you mean 'free_bits'" in output and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["written", "config", "empty"])
+def test_what_is_damaged_in_a_run_folder_is_named(command, tmp_path, damage):
+    command.tiny("run_dir=part", "total_steps=40")
+    (written,) = (tmp_path / "part").rglob("written.npy")
+    config = tmp_path / "part" / "config.yaml"
+    if damage == "written":
+        written.write_bytes(written.read_bytes()[:60])
+    else:
+        config.write_text("seed: [1\n" if damage == "config" else "")
+    output = command("train", "resume=part", "total_steps=50", fails=True)
+    expected = {
+        "written": "written.npy is damaged",
+        "config": "cannot be read",
+        "empty": "is empty",
+    }
+    assert expected[damage] in output
+    assert damage != "written" or "CheckpointError" in output
+
+
 def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
     command.tiny("-m", "seed=1,2", "run_dir=sweep", "total_steps=30", "logger=csv")
     found = {path.name for path in tmp_path.iterdir()}
@@ -138,6 +164,7 @@ def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
         ("planner.dirichlet_alpha=1", ["did you mean 'planner.rule.dirichlet_alpha'"]),
         ("planner.c_puct=1", ["did you mean 'planner.rule.c_init'"]),
         ("algorithm.num_simulations=8", ["did you mean 'planner.num_simulations'"]),
+        ("env=gymnasium", ["gymnasium needs id", "env.id="]),
         ("planner=null", ["planner=null chooses nothing", "~planner"]),
         ("algoritm=dreamer_v3", ["'algoritm'", "did you mean 'algorithm'"]),
         ("algorithm.kl.strategi=x", ["did you mean 'strategy'"]),

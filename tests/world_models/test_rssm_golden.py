@@ -6,7 +6,7 @@ import torch
 from golden_agents import forced
 from tensordict import TensorDict
 from torch import nn
-from torchrl.data import Bounded, Categorical
+from torchrl.data import Bounded, Categorical, Composite, MultiCategorical
 
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.cells import BlockCell, DenseCell
@@ -204,7 +204,7 @@ def v2_latent(cfg):
 def test_dreamer_v3(golden):
     cfg = golden.cfg
     tokens = golden["in/tokens"].requires_grad_()
-    action = golden["in/action/action"]
+    actions = named(golden, "in/action")
     latent = CategoricalLatent(cfg["stoch"], cfg["classes"], unimix=cfg["unimix"])
     action_size = golden["param/dynin2/kernel"].shape[0]
     cell = BlockCell(
@@ -221,13 +221,14 @@ def test_dreamer_v3(golden):
     posterior = PosteriorHead(
         cfg["deter"], tokens.shape[-1], *head_sizes, cfg["obslayers"], **options
     )
-    model = make(action, cell, latent, prior, posterior)
+    encoding = ActionEncoding(v3_action_spec(actions, action_size))
+    model = RSSM(Tokens(), encoding, cell, latent, prior, posterior)
     weights = golden_weights.v3_rssm(golden, cell, prior, posterior)
     golden.load(weights)
     deter, stoch = golden["in/carry_deter"].requires_grad_(), golden["in/carry_stoch"]
     stoch.requires_grad_()
     carry = TensorDict(belief=deter, state=stoch.flatten(-2), batch_size=[len(deter)])
-    encoded = model.action_encoding(actions_td(action))
+    encoded = model.action_encoding(actions)
     draws = forced(golden["in/sample/stoch"])
     out = observe(model, tokens, encoded, golden["in/reset"], carry, draws)
     golden.close(out["belief"], "out/deter")
@@ -242,10 +243,32 @@ def test_dreamer_v3(golden):
     loss = loss + (out["belief"] * golden["in/probe_deter"]).sum()
     golden.close(loss, "out/loss_total")
     draws = forced(golden["in/sample/imag_stoch"])
-    imagined = imagine(model, out, actions_td(golden["in/imag_action/action"]), draws)
+    imagined = imagine(model, out, named(golden, "in/imag_action"), draws)
     golden.close(imagined["belief"], "out/imag_deter")
     loss.backward()
     golden.gradients(weights)
     golden.close(tokens.grad, "grad/tokens")
     golden.close(deter.grad, "grad/carry_deter")
     golden.close(stoch.grad, "grad/carry_stoch")
+
+
+def named(golden, prefix):
+    """The recorded actions by their names, ``[B, T]``."""
+    found = {n.split("/")[-1]: golden[n] for n in golden.entries if n.startswith(f"{prefix}/")}
+    return TensorDict(found, batch_size=next(iter(found.values())).shape[:2])
+
+
+def v3_action_spec(actions, size):
+    """Numbers within -1 and 1, and classes, which share what the numbers leave of the encoded size."""
+    classes = size - sum(a.shape[2:].numel() for a in actions.values() if a.is_floating_point())
+    groups = sum(a.shape[2:].numel() for a in actions.values() if not a.is_floating_point())
+    spec = Composite()
+    for name, action in actions.items():
+        shape = action.shape[2:]
+        if action.is_floating_point():
+            spec[name] = Bounded(-1, 1, shape)
+        elif shape:
+            spec[name] = MultiCategorical([classes // groups] * shape.numel())
+        else:
+            spec[name] = Categorical(classes // groups)
+    return spec

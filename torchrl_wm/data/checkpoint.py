@@ -287,7 +287,10 @@ class ReplayCheckpoint:
             raise FileNotFoundError(
                 f"{self._written_path}, which counts the rows written, is missing."
             )
-        written = np.lib.format.open_memmap(self._written_path, mode="r+")
+        try:
+            written = np.lib.format.open_memmap(self._written_path, mode="r+")
+        except ValueError as error:
+            raise ValueError(f"{self._written_path} is damaged: {error}.") from error
         if written.shape != (self.writer.num_envs,) or written.dtype != np.int64:
             raise ValueError(f"{self._written_path} is damaged: {written.dtype} {written.shape}.")
         since = torch.from_numpy(np.array(written)) - self.writer.counts

@@ -113,6 +113,12 @@ class StepReplay:
                 f"A capacity of {capacity} leaves {window} records to each of {num_envs} "
                 f"environments, fewer than the {slice_length + 1} of one sequence."
             )
+        if num_envs * (window - slice_length) < batch_size:
+            raise ValueError(
+                f"A capacity of {capacity} holds {num_envs * (window - slice_length)} different sequences of "
+                f"{slice_length} records, fewer than batch_size={batch_size}: raise capacity, or lower "
+                "batch_size or slice_length."
+            )
         self.observation_keys = [unravel_key(key) for key in observation_keys]
         self.encoding = ActionEncoding(action_spec)
         self.action_keys = [unravel_key(key) for key in self.encoding.in_keys]

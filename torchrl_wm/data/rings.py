@@ -36,7 +36,8 @@ class RingWriter(TensorDictRoundRobinWriter):
 
     Raises:
         ValueError: for a storage that does not divide into rings longer than the slack, a batch
-            that does not fit into its ring, or an unknown environment.
+            that does not fit into its ring, an unknown environment, or entries of another shape than
+            those already stored.
         KeyError: for records with other entries than those already stored.
         RuntimeError: when a protected row would be overwritten.
 
@@ -164,6 +165,13 @@ class RingWriter(TensorDictRoundRobinWriter):
                 f"Records must have the entries of those stored before: missing "
                 f"{sorted(map(str, stored - given))}, unknown {sorted(map(str, given - stored))}."
             )
+        for key in given:
+            kept, shape = self._storage._storage.get(key).shape[1:], data.get(key).shape[1:]
+            if kept != shape:
+                raise ValueError(
+                    f"The entry {key!r} of a record has the shape {list(shape)}, but those stored before "
+                    f"have {list(kept)}; nothing of the batch was stored."
+                )
 
     def _rank(self, environment: Tensor, added: Tensor) -> Tensor:
         """How many earlier records of this batch come from the same environment, ``[N]``."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.envs.transforms import Transform
 
@@ -120,6 +120,10 @@ class StepRecords(Transform):
     def _check(self, rows: TensorDictBase) -> None:
         """Refuses rows that do not follow each other."""
         done = required(rows, ("next", "done")).reshape(rows.shape)[:, :-1]
+        arrived = [unravel_key(("next", key)) for key in self.observation_keys]
+        for key in (*self.observation_keys, *arrived, ("next", keys.REWARD)):
+            if not required(rows, key).isfinite().all():
+                raise ValueError(f"The entry {key!r} holds NaN or infinite numbers.")
         proofs: dict[NestedKey, Tensor] = {}
         trajectory = _row_value(rows, self.trajectory_key)
         if trajectory is not None:
@@ -133,10 +137,14 @@ class StepRecords(Transform):
             proofs[keys.IS_INIT] = is_init[:, 1:] == done
         for key in self.observation_keys:
             arrived = required(rows, ("next", key))[:, :-1]
-            if arrived.isnan().any():
-                raise ValueError(f"The entry {('next', key)!r} holds NaN.")
             same = required(rows, key)[:, 1:] == arrived
             proofs[key] = same.reshape(*done.shape, -1).all(2) | done
+        if done.any() and count is None and is_init is None:
+            raise ValueError(
+                f"A slice goes on behind a done row, and neither {self.step_count_key!r} nor "
+                f"{keys.IS_INIT!r} shows that an episode begins there: append torchrl.envs.StepCounter or "
+                "InitTracker to the environment, or sample within episodes (SliceSampler)."
+            )
         for key, proven in proofs.items():
             if not proven.all():
                 where, row = (~proven).nonzero()[0].tolist()

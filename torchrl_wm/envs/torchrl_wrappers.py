@@ -44,6 +44,10 @@ class SeededTorchRL(TransformedEnv):
         super().__init__(env, Compose(*_transforms(env)), auto_unwrap=False)
         self.log = EpisodeLog(seed, index)
 
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Random actions of this spec: those of ``env`` are not rescaled."""
+        return EnvBase.rand_action(self, tensordict)
+
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
             self.log = EpisodeLog(seed, self.log.index)

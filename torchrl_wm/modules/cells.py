@@ -69,7 +69,7 @@ class ResetBeforeGRU(nn.Module):
         """Maps ``x [..., in_features]`` and ``hidden [..., size]`` to the next hidden vector."""
         reset, update = self.gates(torch.cat([x, hidden], -1)).sigmoid().chunk(2, -1)
         candidate = torch.tanh(self.candidate(torch.cat([x, reset * hidden], -1)))
-        return torch.lerp(candidate, hidden, update)
+        return torch.lerp(candidate.to(hidden.dtype), hidden, update.to(hidden.dtype))
 
 
 class LayerNormGRU(nn.Module):

@@ -15,6 +15,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
+from torchrl_wm.objectives.entries import scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.pieces import in_pieces
 
@@ -220,7 +221,9 @@ class ReplayCriticLoss(LossModule):
         Raises:
             ValueError: for sequences of a single step.
         """
-        features, reward, last, terminated, bootstrap = (tensordict.get(k) for k in self.in_keys)
+        features, *scalars = self.in_keys
+        features = tensordict.get(features)
+        reward, last, terminated, bootstrap = (scalar_entry(tensordict, k, self) for k in scalars)
         if reward.shape[1] < 2:
             raise ValueError(
                 "The critic's loss on replayed states needs sequences of at least 2 steps, for what a "

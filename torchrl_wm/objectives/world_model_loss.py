@@ -14,6 +14,7 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.objectives.divergence_rules import DivergenceRule
+from torchrl_wm.objectives.entries import scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.world_models import WorldModel
@@ -185,13 +186,13 @@ class WorldModelLoss(LossModule):
                 value = -prediction.log_prob(records.get(key))
                 losses[_name(key)] = self.reconstruction_scale * mean(value)
         if model.reward_head is not None:
-            reward = records.get(self.tensor_keys.reward)
+            reward = scalar_entry(records, self.tensor_keys.reward, self)
             reward = reward.tanh() if self.squash_reward else reward
             losses["reward"] = -self.reward_scale * mean(
                 model.reward_head(features).log_prob(reward)
             )
         if model.continuation_head is not None:
-            goes_on = (~records.get(self.tensor_keys.terminated)).float()
+            goes_on = (~scalar_entry(records, self.tensor_keys.terminated, self)).float()
             value = model.continuation_head(features).log_prob(goes_on * self.continuation_discount)
             losses["continuation"] = -self.continuation_scale * mean(value)
         return losses

@@ -172,6 +172,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise _refusal(path, f"{MANIFEST} is not valid JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise _refusal(path, f"{MANIFEST} does not say {FORMAT!r}: something else wrote it")
+    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("step"), int):
+        raise _refusal(path, f"{MANIFEST} lacks its files or its step")
     if manifest.get("version") != VERSION:
         raise _refusal(
             path, f"its version is {manifest.get('version')}; this package reads version {VERSION}"

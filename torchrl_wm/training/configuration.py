@@ -9,7 +9,7 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,25 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 
     _check_options(node)
     make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+    _check_missing(node, len(args), kwargs)
     if node.get("_partial_", False):
         return functools.partial(make, *args, **kwargs)
     return make(*args, **kwargs)
+
+
+def _check_missing(node: DictConfig, positional: int, given: Mapping[str, Any]) -> None:
+    """Names options without a default that were not given."""
+    import hydra.utils
+
+    if node.get("_partial_", False):
+        return
+    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in kinds]
+    missing = [name for name in needed[positional:] if name not in node and name not in given]
+    if missing:
+        group = node._key() or "GROUP"
+        raise OptionError(f"{node['_target_']} needs {missing[0]}: give {group}.{missing[0]}=...")
 
 
 def _check_options(node: Any) -> None:
@@ -108,7 +124,8 @@ def unknown(
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
     """Checks the options on a command line before Hydra does, for clearer messages.
 
-    Sweeps and added options (``+name=``, ``++name=``) are left to Hydra.
+    Options that are added or deleted (``+name=``, ``++name=``, ``~name``) are left to Hydra; of a sweep, the
+    names are checked.
 
     Raises:
         OptionError: for an option or a member of a group that does not exist.
@@ -120,14 +137,16 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
     groups, values = [], []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         added = override.is_add() or override.is_force_add()
-        if added or override.is_sweep_override() or override.is_delete():
-            return
+        if added or override.is_delete():
+            continue
         if override.value() is None and (Path(config_dir) / override.key_or_group).is_dir():
             raise OptionError(
                 f"{override.key_or_group}=null chooses nothing: give a name, leave it out, or take out "
                 f"what an algorithm chooses with ~{override.key_or_group}."
             )
         is_group = (Path(config_dir) / override.key_or_group.replace(".", "/")).is_dir()
+        if is_group and override.is_sweep_override():
+            continue
         (groups if is_group or "@" in override.input_line else values).append(override)
     with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
         lines = [override.input_line for override in groups]
@@ -212,7 +231,12 @@ def saved_config(
     Raises:
         OptionError: for any other option.
     """
-    config = OmegaConf.create(text)
+    try:
+        config = OmegaConf.create(text)
+    except Exception as error:  # of YAML, which OmegaConf does not wrap
+        raise OptionError(f"The config.yaml of the run cannot be read: {error}") from error
+    if not isinstance(config, DictConfig) or config.is_empty():
+        raise OptionError("The config.yaml of the run is empty: copy that of a run like it.")
     for override in overrides:
         name, _, _ = override.partition("=")
         if name == "resume":

@@ -282,7 +282,7 @@ class Trainer:
         """Continues from ``checkpoint``; all parts must have been built as for that run.
 
         Raises:
-            CheckpointError: if the parameters are not those of this algorithm.
+            CheckpointError: if the parameters are not those of this algorithm, or the replay is damaged.
         """
         try:
             self.algorithm.load_state_dict(checkpoint.state("algorithm"))
@@ -293,7 +293,14 @@ class Trainer:
                 f"The checkpoint {checkpoint.path} belongs to another model than the one built "
                 f"from this config: {error}"
             ) from error
-        self.replay.load(checkpoint.folder("replay"))
+        try:
+            self.replay.load(checkpoint.folder("replay"))
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise CheckpointError(
+                f"The replay of the checkpoint {checkpoint.path} cannot be used: {error} Delete that folder "
+                "to resume from the checkpoint before it, if there is one; what it left in the replay's "
+                "folder belongs to all."
+            ) from error
         goes_on = load_experience_state(self.env, self.collector, checkpoint.state("experience"))
         self._load_run_state(checkpoint.state("run"))
         if not goes_on:
