@@ -33,15 +33,10 @@ class V3Agent:
     def __init__(self, golden):
         self.golden, self.cfg = golden, golden.cfg
         assert self.cfg["replay_context"], "sequences start from stored latents here"
-        assert self.cfg["scale/policy"] == self.cfg["scale/value"] == 1
         self.actions = sorted(golden.group("in/carry/prevact"))
         self.agent = DreamerV3(
             observation_spec(self.observations(0)), self.action_spec(), **self.options()
         )
-        # Weights of the terms that DreamerV3 leaves at 1 are options of its world model's loss.
-        loss = self.agent.world_model_loss
-        loss.reconstruction_scale = self.cfg["scale/rec"]
-        loss.reward_scale, loss.continuation_scale = self.cfg["scale/rew"], self.cfg["scale/con"]
         self.agent.normalizer.limit = self.cfg["retnorm_limit"]
         for option in ("beta1", "beta2"):
             self.agent.optimizers["all"].param_groups[0][option] = self.cfg[option]
@@ -86,6 +81,11 @@ class V3Agent:
             "kl": {"strategy": "separate", **scales},
             "critic_ema_decay": 1 - cfg["slow_rate"],
             "critic_update_every": cfg["slow_every"],
+            "reconstruction_scale": cfg["scale/rec"],
+            "reward_scale": cfg["scale/rew"],
+            "continuation_scale": cfg["scale/con"],
+            "actor_scale": cfg["scale/policy"],
+            "critic_scale": cfg["scale/value"],
             "replay_critic_scale": cfg["scale/repval"],
             "entropy": cfg["actent"],
             "return_rate": cfg["retnorm_rate"],

@@ -321,3 +321,20 @@ def test_a_copy_of_an_agent_learns_as_the_agent_does(name, copied):
     expected, found = dict(agent.named_parameters()), dict(other.named_parameters())
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     assert any(not torch.equal(before[key], found[key]) for key in before)
+
+
+def test_the_terms_of_v3_have_weights():
+    found = []
+    for weight in (1.0, 3.0):
+        torch.manual_seed(0)
+        scales = dict.fromkeys(
+            ["reward_scale", "continuation_scale", "actor_scale", "critic_scale"], weight
+        )
+        agent = make("v3", **scales)
+        batch = sample(agent)
+        torch.manual_seed(1)
+        found.append(agent.update(batch)[0])
+    once, thrice = found
+    for key in ("loss_reward", "loss_continuation", "loss_actor", "loss_critic"):
+        torch.testing.assert_close(3 * once[key], thrice[key])
+    assert once["loss_dynamics"] == thrice["loss_dynamics"]

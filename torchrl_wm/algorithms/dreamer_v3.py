@@ -98,6 +98,8 @@ class DreamerV3(Dreamer):
         kl (dict, optional): options of :func:`~torchrl_wm.objectives.make_divergence`.
         reconstruction_scale (float, optional): weight of the observations; above 1 for small vectors,
             such as angles in radians. Defaults to ``1.0``.
+        reward_scale, continuation_scale, actor_scale, critic_scale (float, optional): weights of these
+            terms. Default to ``1.0``.
         use_reconstruction, use_symlog (bool, optional): see ``make_rssm``. Default to ``True``.
         use_ema_critic (bool, optional): regularise towards a slow critic. Defaults to ``True``.
         critic_ema_decay (float, optional): share of the slow critic kept when it moves. Defaults to
@@ -147,6 +149,10 @@ class DreamerV3(Dreamer):
         free_bits: float = 1.0,
         kl: Mapping[str, Any] = {"strategy": "separate"},  # noqa: B006 (read only)
         reconstruction_scale: float = 1.0,
+        reward_scale: float = 1.0,
+        continuation_scale: float = 1.0,
+        actor_scale: float = 1.0,
+        critic_scale: float = 1.0,
         use_reconstruction: bool = True,
         use_symlog: bool = True,
         use_ema_critic: bool = True,
@@ -185,6 +191,8 @@ class DreamerV3(Dreamer):
             model,
             make_divergence(free_bits=free_bits, **kl),
             reconstruction_scale=reconstruction_scale,
+            reward_scale=reward_scale,
+            continuation_scale=continuation_scale,
             continuation_discount=learned,
         )
         self.imagination = Imagination(
@@ -204,6 +212,7 @@ class DreamerV3(Dreamer):
         )
         self.slow_update = self._slow_update(1 - critic_ema_decay, critic_update_every)
         self.imagination_starts, self.lambda_ = imagination_starts, lambda_
+        self.actor_scale, self.critic_scale = actor_scale, critic_scale
         self.precision = autocast_dtype(precision)
         if compile:
             for part in (model, self.imagination, self.actor_loss, self.critic_loss):
@@ -257,5 +266,7 @@ class DreamerV3(Dreamer):
         replayed = records.select(*entries, strict=False)
         replayed.set("features", self.world_model.features(latents))
         replayed.set("bootstrap", rows["lambda_target"][0].view(*latents.batch_size, 1))
-        behaviour = [self.actor_loss(rows), self.critic_loss(rows)]
-        return [model_losses, *behaviour, self.replay_critic_loss(replayed)]
+        actor, critic = self.actor_loss(rows), self.critic_loss(rows)
+        actor.set("loss_actor", self.actor_scale * actor["loss_actor"])
+        critic.set("loss_critic", self.critic_scale * critic["loss_critic"])
+        return [model_losses, actor, critic, self.replay_critic_loss(replayed)]

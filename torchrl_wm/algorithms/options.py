@@ -18,7 +18,9 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(["entropy", "free_bits", "weight_decay", "exploration_noise"], WEIGHT),
     **dict.fromkeys(["reconstruction_scale", "reward_scale", "continuation_scale"], WEIGHT),
     **dict.fromkeys(["policy_scale", "value_scale", "consistency_scale"], WEIGHT),
-    **dict.fromkeys(["overshooting_scale", "replay_critic_scale"], WEIGHT),
+    **dict.fromkeys(
+        ["overshooting_scale", "replay_critic_scale", "actor_scale", "critic_scale"], WEIGHT
+    ),
     **dict.fromkeys(["lr", "world_model_lr", "actor_lr", "critic_lr"], RATE),
     **dict.fromkeys(["grad_clip"], RATE),
     **dict.fromkeys(["agc"], WEIGHT),
