@@ -68,6 +68,18 @@ def test_no_rows_are_filtered_too(model, step, batch):
     assert model(rows)["belief"].shape == (*batch, 16)
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_absolute_posterior_reads_the_observation_alone(absolute):
+    specs = Composite(joints=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
+    model = make_rssm(*specs, belief_size=16, hidden_size=8, units=8, absolute=absolute)
+    records = model.initial([2, 3]).update({"joints": torch.randn(2, 3, 3)})
+    records["is_init"] = torch.zeros(2, 3, 1, dtype=torch.bool)
+    records["previous_action"] = torch.rand(2, 3, 2)
+    carries = model.initial([2]), model.initial([2]).set("belief", torch.randn(2, 16))
+    one, other = (model.observe(records, carry)["posterior", "logits"] for carry in carries)
+    assert torch.equal(one, other) == absolute
+
+
 def test_a_latent_with_the_name_of_an_observation_is_named():
     specs = Composite(state=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
     with pytest.raises(ValueError, match="'state' has the name of an observation.*state_key="):

@@ -219,7 +219,11 @@ def test_dreamer_v3(golden):
     head_sizes = (latent.raw_size, cfg["hidden"])
     prior = PriorHead(cfg["deter"], *head_sizes, cfg["imglayers"], **options)
     posterior = PosteriorHead(
-        cfg["deter"], tokens.shape[-1], *head_sizes, cfg["obslayers"], **options
+        0 if cfg["absolute"] else cfg["deter"],
+        tokens.shape[-1],
+        *head_sizes,
+        cfg["obslayers"],
+        **options,
     )
     encoding = ActionEncoding(v3_action_spec(actions, action_size))
     model = RSSM(Tokens(), encoding, cell, latent, prior, posterior)

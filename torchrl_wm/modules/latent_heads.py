@@ -50,7 +50,7 @@ class PosteriorHead(nn.Module):
     sequence.
 
     Args:
-        belief_size (int): size of the belief.
+        belief_size (int): size of the belief; 0 for a posterior of the tokens alone.
         token_size (int): size of the encoded observation.
         raw_size (int): number of raw parameters of the latent.
         hidden_size (int): units of the hidden layers.
@@ -108,7 +108,9 @@ class PosteriorHead(nn.Module):
     def forward(self, belief: Tensor, projected: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """Raw parameters of the latent."""
         mlp = self.mlp
-        hidden = mlp.activation(mlp.norms[0](F.linear(belief, weights[0]) + projected))
+        hidden = mlp.activation(
+            mlp.norms[0](F.linear(belief[..., : self.belief_size], weights[0]) + projected)
+        )
         for linear, norm in zip(mlp.linears[1:], mlp.norms[1:], strict=True):
             hidden = mlp.activation(norm(linear(hidden)))
         return self.output(hidden)

@@ -36,6 +36,7 @@ def make_rssm(
     std: Literal["softplus", "sigmoid2"] = "softplus",
     prior_layers: int = 2,
     posterior_layers: int = 1,
+    absolute: bool = False,
     activation: str | None = None,
     units: int = 64,
     depth: int = 4,
@@ -67,6 +68,8 @@ def make_rssm(
         unimix (float, optional): uniform share of categorical latents. Defaults to ``0.01``.
         min_std, std (optional): see :class:`~torchrl_wm.modules.latents.GaussianLatent`.
         prior_layers, posterior_layers (int, optional): hidden layers. Default to ``2`` and ``1``.
+        absolute (bool, optional): the posterior reads the observation alone, not the belief, an option of
+            DreamerV3's reference code. Defaults to ``False``.
         activation (str, optional): of the layers around the cell. Defaults to that of the style.
         units, vector_layers (int, optional): networks of vectors and heads. Default to ``64``, ``3``.
         depth (int, optional): channels of the image networks. Defaults to ``4``.
@@ -134,7 +137,14 @@ def make_rssm(
         _cell(cell, sizes, blocks, around),
         variables,
         PriorHead(belief_size, raw, hidden, prior_layers, **around),
-        PosteriorHead(belief_size, encoder.out_features, raw, hidden, posterior_layers, **around),
+        PosteriorHead(
+            0 if absolute else belief_size,
+            encoder.out_features,
+            raw,
+            hidden,
+            posterior_layers,
+            **around,
+        ),
         decoder=decoder,
         **heads,
         **keys,
