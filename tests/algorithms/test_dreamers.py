@@ -338,3 +338,10 @@ def test_the_terms_of_v3_have_weights():
     for key in ("loss_reward", "loss_continuation", "loss_actor", "loss_critic"):
         torch.testing.assert_close(3 * once[key], thrice[key])
     assert once["loss_dynamics"] == thrice["loss_dynamics"]
+
+
+def test_parts_that_are_copied_with_an_agent_stay_its_parts():
+    agent = make("v3")
+    other, policy, loss = copy.deepcopy((agent, agent.policy, agent.world_model_loss))
+    assert policy is other.policy and loss.world_model is other.world_model
+    assert other.world_model is not agent.world_model

@@ -160,17 +160,18 @@ class Seen(gym.Env):
 @pytest.mark.parametrize(
     ("space", "shape"),
     [
-        (gym.spaces.Box(0, 1, (3, 16, 16), np.float32), (3, 16, 16)),
-        (gym.spaces.Box(0, 1, (16, 18, 3), np.float64), (3, 16, 18)),
-        (gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), (4, 10, 10)),
-        (gym.spaces.Box(0, 1, (3, 4, 2), np.float32), (24,)),
+        (gym.spaces.Box(0, 1, (3, 32, 32), np.float32), (3, 32, 32)),
+        (gym.spaces.Box(0, 1, (32, 48, 3), np.float64), (3, 32, 48)),
+        (gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), (400,)),
+        (gym.spaces.Box(0, 1, (3, 16, 16), np.float32), (768,)),
+        (gym.spaces.Box(-1, 1, (3, 32, 32), np.float32), (3072,)),
     ],
 )
-def test_images_of_floats_and_planes_of_booleans_keep_their_form(space, shape):
+def test_images_of_floats_keep_their_form_and_small_planes_are_vectors(space, shape):
     env = wrap(Seen, space=space)
     observed = env.rollout(3)["observation"]
     assert observed.shape[2:] == shape and observed.dtype == torch.float32
-    assert 0 <= observed.min() < observed.max() <= 1
+    assert space.low.min() <= observed.min() < observed.max() <= 1
 
 
 def test_a_torchrl_environment_with_transforms_and_bounds_of_its_own():

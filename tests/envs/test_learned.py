@@ -15,7 +15,7 @@ from torchrl.data import (
 )
 from torchrl.envs import StepCounter, TransformedEnv, check_env_specs
 
-from torchrl_wm.data import StepReplay
+from torchrl_wm.data import RingWriter, SequenceSampler, StepReplay
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
@@ -193,6 +193,33 @@ def test_episodes_begin_in_single_rows_of_a_replay_of_step_records(batch):
     begun = torch.cat([env.reset()["belief"][..., 0].reshape(-1) for _ in range(100)])
     assert (begun > 0).all()  # final records hold zeros
     assert len(begun.unique()) == 12
+
+
+def test_episodes_begin_in_written_rows_only():
+    writer = RingWriter(num_envs=2)
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(80),
+        writer=writer,
+        sampler=SequenceSampler(writer, 5),
+        batch_size=5,
+    )
+    ones = torch.ones(45, 16)
+    records = TensorDict(belief=ones, state=torch.ones(45, 16), batch_size=[45])
+    records["is_last"] = torch.zeros(45, 1, dtype=torch.bool)
+    records["environment"] = (torch.arange(45) >= 5).long()  # 5 and 40 records
+    buffer.extend(records)
+    model = rssm()
+    for key, size in model.latent_sizes.items():
+        assert records[key].shape[1] == size
+    begun = LearnedEnv(model, start=buffer, batch_size=[400]).reset()
+    assert (begun["belief"] == 1).all() and (begun["state"] == 1).all()
+
+
+def test_other_buffers_are_asked_for_a_sample():
+    model = rssm()
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100, ndim=2), batch_size=5)
+    buffer.extend(model.initial([4, 5]))
+    assert LearnedEnv(model, start=buffer, batch_size=[7]).reset()["belief"].shape == (7, 16)
 
 
 def test_episodes_end_where_the_continuation_is_low():

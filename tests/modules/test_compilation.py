@@ -44,4 +44,4 @@ def test_compiling_again_replaces_the_compiled_method():
     module = Scale()
     again = compile_function(module.scaled, backend="eager", dynamic=True)
     assert again.options == {"backend": "eager", "dynamic": True}
-    assert again(torch.ones(())) == 1 and again.function is Scale._scaled
+    assert again(x=torch.ones(())) == 1 and again.function is Scale._scaled

@@ -265,6 +265,11 @@ def test_rewards_after_the_end_of_an_episode_do_not_count(reach):
     assert planner.simulator.returns(start, actions).item() == pytest.approx(-0.5 - 0.25)
 
 
+def test_a_reward_may_be_an_entry_without_a_dimension_of_its_own():
+    planner = make("cem", PendulumEnv(), reward_key=("next", "th"))
+    assert planner(PendulumEnv().reset())["action"].shape == (1,)
+
+
 def test_a_counter_of_steps_is_planned_with(reach):
     env = TransformedEnv(reach(UNIT, 0.5), StepCounter(max_steps=2))
     planner = make("cem", env)

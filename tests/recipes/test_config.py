@@ -152,6 +152,21 @@ def test_options_that_another_part_lacks_are_named():
     check_overrides(CONFIG, "train", ["algorithm=alphazero", "env=cartpole", made])
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm=muzero,gumbel_muzero", "algorithm.td_steps=3"],
+        ["algorithm=dreamer_v1,dreamer_v2", "algorithm.actor_lr=1e-4,3e-4"],
+        ["+planner=cem", "planner.top_k=10"],
+        ["+env.foo=1", "env.foo=2"],
+        ["hydra.job.chdir=true", "seed=1,2"],
+        ["~planner", "algorithm=planet"],
+    ],
+)
+def test_what_is_swept_or_added_is_not_refused(overrides):
+    check_overrides(CONFIG, "train", overrides)
+
+
 @pytest.mark.parametrize("algorithm", _names("algorithm"))
 def test_every_algorithm_passes_the_check(algorithm):
     check_overrides(CONFIG, "train", [f"algorithm={algorithm}"])

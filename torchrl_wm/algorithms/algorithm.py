@@ -6,6 +6,7 @@ import pickle
 from abc import ABC, abstractmethod
 from typing import Any
 
+import cloudpickle
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -32,8 +33,12 @@ class Algorithm(nn.Module, ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Algorithm:
         # Copied one by one, a LossModule's parameters would no longer be those of the model.
-        memo[id(self)] = pickle.loads(pickle.dumps(self))
-        return memo[id(self)]
+        copy = pickle.loads(cloudpickle.dumps(self))
+        for own, copied in zip(self.modules(), copy.modules(), strict=True):
+            memo[id(own)] = copied
+        for own, copied in zip(self.parameters(), copy.parameters(), strict=True):
+            memo[id(own)] = copied
+        return copy
 
     @abstractmethod
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:

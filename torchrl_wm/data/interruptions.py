@@ -37,8 +37,6 @@ class InterruptedEpisodes(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Marks records ``[B * length]`` or ``[B, length]``."""
-        if tensordict.numel() % self.length:  # single rows, as ``buffer[index]`` reads them
-            return tensordict
         begins, last = (
             required(tensordict, key).reshape(-1, self.length)
             for key in (keys.IS_INIT, keys.IS_LAST)

@@ -276,11 +276,12 @@ def _is_image(space: spaces.Space) -> bool:
 
 
 def _is_float_image(space: spaces.Space) -> bool:
-    """Images of floats and planes of booleans, as :func:`~torchrl_wm.modules.split_observations` has them."""
+    """Floats within 0 and 1 over at least 32 rows and columns; what is smaller is a vector."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         return False
-    kind = np.issubdtype(space.dtype, np.floating) or space.dtype == np.bool_
-    return kind and min(channels_first(np.empty(space.shape, np.bool_)).shape[1:]) >= 8
+    if not np.issubdtype(space.dtype, np.floating) or space.low.min() < 0 or space.high.max() > 1:
+        return False
+    return min(channels_first(np.empty(space.shape, np.bool_)).shape[1:]) >= 32
 
 
 def _tensor_space(space: spaces.Space, name: str) -> spaces.Space:

@@ -12,6 +12,7 @@ from torchrl.data import Composite, ReplayBuffer, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_wm import keys
+from torchrl_wm.data import LatentCompression, RingWriter
 from torchrl_wm.world_models import WorldModel
 
 Start = Callable[[int], TensorDictBase] | TensorDictBase | ReplayBuffer
@@ -156,16 +157,29 @@ class LearnedEnv(ModelBasedEnvBase):
 
 
 def _stored_rows(buffer: ReplayBuffer, count: int) -> TensorDictBase:
-    """Rows drawn evenly, whatever the buffer's sampler draws; no final ones, which hold no latents."""
-    rows = buffer[torch.randint(len(buffer), (count,))]
+    """Rows of a buffer: of step records drawn evenly, but for final ones, which hold no latents."""
+    if not isinstance(buffer.writer, RingWriter):
+        return buffer.sample(count)
+    index = _drawn(buffer.writer, count)
+    last = buffer.storage.get(index).get(keys.IS_LAST).reshape(count)
     for _ in range(_TRIES):
-        last = rows.get(keys.IS_LAST, None)
-        if last is None or not last.any():
-            break
-        last = last.reshape(count)
-        others = buffer[torch.randint(len(buffer), (int(last.sum()),))]
-        rows = torch.cat([rows[~last], others])
+        index[last] = _drawn(buffer.writer, int(last.sum()))
+        last = buffer.storage.get(index).get(keys.IS_LAST).reshape(count)
+    rows = buffer.storage.get(index)
+    for transform in buffer._transform:  # the others may need whole sequences
+        if isinstance(transform, LatentCompression):
+            rows = transform(rows)
     return rows
+
+
+def _drawn(writer: RingWriter, count: int) -> torch.Tensor:
+    """Storage rows ``[count]`` of sampleable records, drawn evenly over all environments."""
+    kept = writer.sampleable()
+    edges = kept.cumsum(0)
+    draw = torch.randint(int(edges[-1]), (count,))
+    environment = torch.searchsorted(edges, draw, right=True)
+    record = writer.counts[environment] - edges[environment] + draw
+    return record % writer.slots * writer.num_envs + environment
 
 
 def _rows_of(start: Start | None) -> Callable[[int], TensorDictBase] | None:

@@ -21,12 +21,12 @@ class CompiledMethod:
         self.owner, self.function, self.options = method.__self__, method.__func__, options
         self._compiled: Callable | None = None
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         """Calls the compiled method."""
         if self._compiled is None:
             method = MethodType(self.function, self.owner)
             self._compiled = torch.compile(method, **self.options)
-        return self._compiled(*args)
+        return self._compiled(*args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_compiled": None}

@@ -239,7 +239,8 @@ class EnvSimulator(nn.Module):
         for t in range(horizon):
             row = self.env.step(self.encoding.decode(actions[:, t], state))
             reward = row.get(self.reward_key)
-            total = total + self._counted(reward.flatten(1).sum(1), alive, weight)
+            reward = reward.reshape(len(reward), -1).sum(1)
+            total = total + self._counted(reward, alive, weight)
             alive, weight = alive & ~self._done(row), weight * self.discount
             state = step_mdp(row)
             if self.advantage_module is not None:

@@ -57,10 +57,19 @@ def _check_missing(node: DictConfig, positional: int, given: Mapping[str, Any]) 
 
     if node.get("_partial_", False):
         return
-    parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind in kinds]
-    missing = [name for name in needed[positional:] if name not in node and name not in given]
+    signature = inspect.signature(hydra.utils.get_object(node["_target_"]))
+    options = {
+        str(n) for n in node if not str(n).startswith("_") and not OmegaConf.is_missing(node, n)
+    }
+    options = dict.fromkeys(options) | dict(given)
+    bound = signature.bind_partial(*[None] * positional, *node.get("_args_", ()), **options)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [
+        p.name
+        for p in signature.parameters.values()
+        if p.default is p.empty and p.kind not in variadic
+    ]
+    missing = [name for name in needed if name not in bound.arguments]
     if missing:
         group = node._key() or "GROUP"
         raise OptionError(f"{node['_target_']} needs {missing[0]}: give {group}.{missing[0]}=...")
@@ -124,37 +133,41 @@ def unknown(
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
     """Checks the options on a command line before Hydra does, for clearer messages.
 
-    Options that are added or deleted (``+name=``, ``++name=``, ``~name``) are left to Hydra; of a sweep, the
-    names are checked.
+    What is added or deleted (``+name=``, ``++name=``, ``~name``) is taken as it is; sweeps over groups are
+    left to Hydra.
 
     Raises:
         OptionError: for an option or a member of a group that does not exist.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import MissingConfigException
+    from hydra.errors import HydraException, MissingConfigException
 
-    groups, values = [], []
+    composed, values = [], []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        added = override.is_add() or override.is_force_add()
-        if added or override.is_delete():
+        name = override.key_or_group
+        is_group = (Path(config_dir) / name.replace(".", "/")).is_dir()
+        if name.partition("/")[0].partition(".")[0] == "hydra":
             continue
-        if override.value() is None and (Path(config_dir) / override.key_or_group).is_dir():
-            raise OptionError(
-                f"{override.key_or_group}=null chooses nothing: give a name, leave it out, or take out "
-                f"what an algorithm chooses with ~{override.key_or_group}."
-            )
-        is_group = (Path(config_dir) / override.key_or_group.replace(".", "/")).is_dir()
         if is_group and override.is_sweep_override():
-            continue
-        (groups if is_group or "@" in override.input_line else values).append(override)
+            return  # options of several choices
+        if is_group and override.value() is None and not override.is_delete():
+            raise OptionError(
+                f"{name}=null chooses nothing: give a name, leave it out, or take out what an algorithm "
+                f"chooses with ~{name}."
+            )
+        added = override.is_add() or override.is_force_add() or override.is_delete()
+        chosen = is_group or added or "@" in override.input_line
+        (composed if chosen else values).append(override)
     with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
-        lines = [override.input_line for override in groups]
+        lines = [o.input_line for o in composed if not o.is_sweep_override()]
         try:
             config = compose(config_name, lines, return_hydra_config=True)
         except MissingConfigException as error:
             group, _, name = error.missing_cfg_file.rpartition("/")
             raise OptionError(unknown(name, error.options or (), group)) from None
+        except HydraException:
+            return  # such as an addition of what is there, which Hydra explains
     for override in values:
         _check_path(config, override.key_or_group)
     given = [override.key_or_group for override in values]
