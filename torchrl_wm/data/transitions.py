@@ -120,8 +120,8 @@ class StepRecords(Transform):
     def _check(self, rows: TensorDictBase) -> None:
         """Refuses rows that do not follow each other."""
         done = required(rows, ("next", "done")).reshape(rows.shape)[:, :-1]
-        arrived = [unravel_key(("next", key)) for key in self.observation_keys]
-        for key in (*self.observation_keys, *arrived, ("next", keys.REWARD)):
+        following = [unravel_key(("next", key)) for key in (*self.observation_keys, keys.REWARD)]
+        for key in (*self.observation_keys, *following):
             if not required(rows, key).isfinite().all():
                 raise ValueError(f"The entry {key!r} holds NaN or infinite numbers.")
         proofs: dict[NestedKey, Tensor] = {}

@@ -132,7 +132,7 @@ class TensorObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> Any:
         """Converts one observation."""
-        return _to_arrays(self.env.observation_space, observation)
+        return _to_arrays(self.env.observation_space, self.observation_space, observation)
 
 
 class SeededEpisodes(gym.Wrapper):
@@ -306,13 +306,12 @@ def _tensor_space(space: spaces.Space, name: str) -> spaces.Space:
     )
 
 
-def _to_arrays(space: spaces.Space, value: Any) -> Any:
+def _to_arrays(space: spaces.Space, target: spaces.Space, value: Any) -> Any:
+    """An observation of ``space`` in the form of ``target``, the tensor space made of it."""
     if isinstance(space, spaces.Dict):
-        return {key: _to_arrays(sub, value[key]) for key, sub in space.spaces.items()}
-    if _is_image(space):
-        return channels_first(np.asarray(value))
-    if _is_float_image(space):
-        return channels_first(np.asarray(value)).astype(np.float32)
+        return {key: _to_arrays(sub, target[key], value[key]) for key, sub in space.spaces.items()}
+    if len(target.shape) == 3:  # an image
+        return channels_first(np.asarray(value)).astype(target.dtype, copy=False)
     if isinstance(space, spaces.Box):
         return np.asarray(value, np.float32).reshape(-1)
     return spaces.flatten(space, value).astype(np.float32)

@@ -12,15 +12,13 @@ from torchrl.data import Composite, ReplayBuffer, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_wm import keys
-from torchrl_wm.data import LatentCompression, RingWriter
+from torchrl_wm.data import LatentCompression, PrioritizedSequenceSampler, RingWriter
 from torchrl_wm.world_models import WorldModel
 
 Start = Callable[[int], TensorDictBase] | TensorDictBase | ReplayBuffer
 
 FEATURES = "features"
 """``[..., F]`` float: all latent entries joined, what a policy reads."""
-
-_TRIES = 8  # draws to avoid final records, which are few
 
 
 class LearnedEnv(ModelBasedEnvBase):
@@ -160,26 +158,13 @@ def _stored_rows(buffer: ReplayBuffer, count: int) -> TensorDictBase:
     """Rows of a buffer: of step records drawn evenly, but for final ones, which hold no latents."""
     if not isinstance(buffer.writer, RingWriter):
         return buffer.sample(count)
-    index = _drawn(buffer.writer, count)
-    last = buffer.storage.get(index).get(keys.IS_LAST).reshape(count)
-    for _ in range(_TRIES):
-        index[last] = _drawn(buffer.writer, int(last.sum()))
-        last = buffer.storage.get(index).get(keys.IS_LAST).reshape(count)
-    rows = buffer.storage.get(index)
+    roots = PrioritizedSequenceSampler(buffer.writer, 1, alpha=0.0)
+    index, _ = roots.sample(buffer.storage, max(count, 1))
+    rows = buffer.storage.get(index[:count])
     for transform in buffer._transform:  # the others may need whole sequences
         if isinstance(transform, LatentCompression):
             rows = transform(rows)
     return rows
-
-
-def _drawn(writer: RingWriter, count: int) -> torch.Tensor:
-    """Storage rows ``[count]`` of sampleable records, drawn evenly over all environments."""
-    kept = writer.sampleable()
-    edges = kept.cumsum(0)
-    draw = torch.randint(int(edges[-1]), (count,))
-    environment = torch.searchsorted(edges, draw, right=True)
-    record = writer.counts[environment] - edges[environment] + draw
-    return record % writer.slots * writer.num_envs + environment
 
 
 def _rows_of(start: Start | None) -> Callable[[int], TensorDictBase] | None:

@@ -8,10 +8,10 @@ from torchrl_wm.policies.filtering_search import FilteringSearch
 
 __all__ = [
     "FilteringActor",
-    "FilteringPolicy",
-    "GaussianNoise",
     "FilteringPlanner",
-    "RandomChoice",
+    "FilteringPolicy",
     "FilteringSearch",
+    "GaussianNoise",
+    "RandomChoice",
     "make_exploration",
 ]

@@ -78,7 +78,7 @@ class FilteringSearch(FilteringPolicy):
         """Filters, searches and acts, in place, on any batch ``[...]``."""
         tensordict = super().forward(tensordict)
         mask = tensordict.get(self.search.action_mask_key, None)
-        if not self.random_actions or mask is None:
+        if mask is None or not self.random_actions:
             return tensordict
         index = mask.reshape(-1, mask.shape[-1]).float().multinomial(1).reshape(mask.shape[:-1])
         encoded = nn.functional.one_hot(index, mask.shape[-1]).float()
@@ -87,8 +87,8 @@ class FilteringSearch(FilteringPolicy):
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
         tensordict = self.search(self._represent(tensordict))
         full = partial(torch.full, (*tensordict.batch_size, 1), device=tensordict.device)
-        for key in (keys.POLICY_VERSION, keys.SEARCH_VERSION):
-            tensordict.set(key, full(fill_value=self.version(), dtype=torch.int64))
+        version = full(fill_value=self.version(), dtype=torch.int64)
+        tensordict.set(keys.POLICY_VERSION, version).set(keys.SEARCH_VERSION, version.clone())
         return tensordict.set(keys.PRIORITY, full(fill_value=torch.inf))
 
     def _represent(self, tensordict: TensorDictBase) -> TensorDictBase:

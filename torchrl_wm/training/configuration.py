@@ -45,9 +45,9 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 
     _check_options(node)
     make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
-    _check_missing(node, len(args), kwargs)
     if node.get("_partial_", False):
         return functools.partial(make, *args, **kwargs)
+    _check_missing(node, len(args), kwargs)
     return make(*args, **kwargs)
 
 
@@ -55,8 +55,6 @@ def _check_missing(node: DictConfig, positional: int, given: Mapping[str, Any]) 
     """Names options without a default that were not given."""
     import hydra.utils
 
-    if node.get("_partial_", False):
-        return
     signature = inspect.signature(hydra.utils.get_object(node["_target_"]))
     options = {
         str(n) for n in node if not str(n).startswith("_") and not OmegaConf.is_missing(node, n)

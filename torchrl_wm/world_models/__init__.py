@@ -9,11 +9,11 @@ from torchrl_wm.world_models.rssm import RSSM
 from torchrl_wm.world_models.world_model import WorldModel
 
 __all__ = [
-    "RSSM",
-    "PredictionNetwork",
     "FeedForward",
     "Identity",
     "MuZeroModel",
+    "PredictionNetwork",
+    "RSSM",
     "WorldModel",
     "make_autoencoder",
     "make_identity",

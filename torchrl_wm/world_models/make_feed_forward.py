@@ -75,7 +75,8 @@ def make_identity(
         style,
         encoder.out_features,
         reward_layers=reward_layers,
-        continuation_layers=continuation_layers if use_continuation else None,
+        continuation_layers=continuation_layers,
+        use_continuation=use_continuation,
         bins=bins,
         **network,
     )
@@ -153,7 +154,8 @@ def make_autoencoder(
         style,
         state_size,
         reward_layers=reward_layers,
-        continuation_layers=continuation_layers if use_continuation else None,
+        continuation_layers=continuation_layers,
+        use_continuation=use_continuation,
         bins=bins,
         **network,
     )

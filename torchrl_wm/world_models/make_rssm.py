@@ -126,7 +126,8 @@ def make_rssm(
         style,
         features,
         reward_layers=reward_layers,
-        continuation_layers=continuation_layers if use_continuation else None,
+        continuation_layers=continuation_layers,
+        use_continuation=use_continuation,
         bins=bins,
         **{**network, "units": units},
     )

@@ -13,11 +13,12 @@ def prediction_heads(
     features: int,
     *,
     reward_layers: int,
-    continuation_layers: int | None,
+    continuation_layers: int,
+    use_continuation: bool,
     bins: int,
     **network: Any,
 ) -> dict[str, Head]:
-    """Heads of rewards and, unless their layers are ``None``, continuations: arguments of ``WorldModel``.
+    """Heads of rewards and, where they are used, continuations: arguments of ``WorldModel``.
 
     DreamerV3 has two-hot rewards of ``bins``, the others a normal of variance 1. ``network`` are
     arguments of :class:`~torchrl_wm.modules.Head`.
@@ -27,6 +28,6 @@ def prediction_heads(
         heads["reward_head"] = TwoHotHead(features, bins=bins, layers=reward_layers, **network)
     else:
         heads["reward_head"] = NormalHead(features, layers=reward_layers, **network)
-    if continuation_layers is not None:
+    if use_continuation:
         heads["continuation_head"] = BernoulliHead(features, layers=continuation_layers, **network)
     return heads
