@@ -104,7 +104,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; mctx takes all cores")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of ours; mctx takes all cores"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     return parser.parse_args()

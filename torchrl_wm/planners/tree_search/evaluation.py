@@ -18,7 +18,7 @@ from torchrl_wm.planners.watched import Watched
 
 Latents = tuple[Tensor, ...]
 _LOGGER = logging.getLogger(__name__)
-_LARGEST = 2**26  # rows times weights: above it torch's own products, and threads, are faster
+_LARGEST = 2**26  # rows times weights: above it torch's own products are faster
 
 
 class Root(NamedTuple):

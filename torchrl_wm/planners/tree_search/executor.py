@@ -10,6 +10,10 @@ from torch import Tensor
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 
 
+SHARE = 16
+"""Roots that are worth a thread of their own, where the model is a program."""
+
+
 class Leaves(NamedTuple):
     """States to evaluate: where their parents' latents are stored, and which action follows, ``[R]``."""
 

@@ -66,6 +66,10 @@ class Network(NamedTuple):
     scratch: np.ndarray
     results: int
 
+    def copy(self) -> Network:
+        """The same network with a scratch of its own, for a thread of its own."""
+        return self._replace(scratch=self.scratch.copy())
+
 
 @compiled
 def run(network, index, action, latents, place, out):

@@ -302,16 +302,16 @@ def grow_muzero(
 
 @compiled
 def search_muzero(
-    tree, leaves, network, latents, found, constant, bounds, normalization, max_depth, scores
+    share, tree, leaves, network, latents, found, constant, bounds, normalization, max_depth, scores
 ):
-    """All simulations, with the model's instructions in between; ``found [BLOCK, C]`` is scratch.
+    """All simulations of a share of the rows, with the model's instructions in between.
 
-    A few rows are searched to the end before the next few, so that their trees stay in the cache.
+    ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` is scratch. A few rows are searched to the end before the next few, so that their trees stay in the cache.
     Returns the last simulation and the row of a leaf that is not finite, or -1.
     """
     rows, nodes = leaves.shape[1], tree.node_links.shape[1]
-    for begin in range(0, rows, BLOCK):
-        end = min(begin + BLOCK, rows)
+    for begin in range(share[0], share[1], BLOCK):
+        end = min(begin + BLOCK, share[1])
         out = found[: end - begin]
         for node in range(nodes):
             bad = grow_muzero(
@@ -497,6 +497,7 @@ def ask(tree, row, action, progress, transform, max_depth, requests, used, count
 
 @compiled
 def search_gumbel(
+    share,
     network,
     latents,
     tree,
@@ -511,12 +512,13 @@ def search_gumbel(
     used,
     scratch,
 ):
-    """All rounds, with the model's instructions in between, a few rows at a time.
+    """All rounds of a share of the rows, with the model's instructions in between, a few rows at a time.
 
-    Returns how many states are stored, and which of those evaluated last is not finite, or -1.
+    ``share`` are the first row and the one after the last; their states are stored from ``used`` on.
+    Returns where the next would be stored, and which of those evaluated last is not finite, or -1.
     """
-    for begin in range(0, schedule.shape[0], BLOCK):
-        rows = begin, min(begin + BLOCK, schedule.shape[0])
+    for begin in range(share[0], share[1], BLOCK):
+        rows = begin, min(begin + BLOCK, share[1])
         count = 1
         while count > 0:
             count = advance(

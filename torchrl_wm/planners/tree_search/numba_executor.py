@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
-from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.normalization import FixedBounds, ParentAndSiblings, TreeWide
@@ -35,7 +36,7 @@ class StepwiseExecutor(Executor):
     """MuZero's rule: one visit of every row at a time."""
 
     def __init__(self, value, logits, rule: MuZeroRule, num_simulations, max_depth, noise):
-        rows, num_actions = logits.shape
+        rows, self.num_actions = logits.shape
         self.capacity = rows * (num_simulations + 1)
         self.simulation, self.num_simulations = 0, num_simulations
         self.max_depth = -1 if max_depth is None else max_depth
@@ -45,7 +46,6 @@ class StepwiseExecutor(Executor):
         self.places = np.empty((3, rows), np.int64)
         _, actions, index = torch.from_numpy(self.places)
         self.leaves = Leaves(index, actions)
-        self.scores = np.empty(num_actions, np.float32)
 
     @property
     def states(self) -> torch.Tensor:
@@ -58,16 +58,22 @@ class StepwiseExecutor(Executor):
         program = evaluator.program
         if program is None:
             return super().run(evaluator, store)
-        self.simulation, bad = kernels.search_muzero(
-            self.arrays,
-            self.places,
-            program.network,
-            tuple(x.numpy() for x in store.buffers),
-            np.empty((kernels.BLOCK, program.width), np.float32),
-            evaluator.constant,
-            *self._rule,
-        )
-        self._check(bad)
+        latents = tuple(x.numpy() for x in store.buffers)
+
+        def search(begin: int, end: int) -> tuple[int, int]:
+            return kernels.search_muzero(
+                (begin, end),
+                self.arrays,
+                self.places,
+                program.network.copy(),
+                latents,
+                np.empty((kernels.BLOCK, program.width), np.float32),
+                evaluator.constant,
+                *self._rule,
+            )
+
+        for self.simulation, bad in in_threads(search, self.places.shape[1], SHARE):
+            self._check(bad)
 
     def select(self) -> Leaves | None:
         """The next leaf of every row."""
@@ -95,7 +101,8 @@ class StepwiseExecutor(Executor):
 
     @property
     def _rule(self) -> tuple:
-        return self.bounds, self.normalization, self.max_depth, self.scores
+        scores = np.empty(self.num_actions, np.float32)
+        return self.bounds, self.normalization, self.max_depth, scores
 
 
 def _normalization(rule: MuZeroRule) -> tuple[int, float, float, float]:

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
+_SHARE = 256  # rows that are worth a thread of their own
 
 
 class Untranslatable(Exception):
@@ -83,8 +85,13 @@ class Program:
         The following latents are written to the rows ``place ...`` of ``latents``.
         """
         out = np.empty((len(index), self.width), np.float32)
-        arrays = tuple(x.numpy() for x in latents)
-        instructions.run(self.network, index.numpy(), action.numpy(), arrays, place, out)
+        rows, arrays = (index.numpy(), action.numpy()), tuple(x.numpy() for x in latents)
+
+        def evaluate(begin: int, end: int) -> None:
+            share, found = (x[begin:end] for x in rows), out[begin:end]
+            instructions.run(self.network.copy(), *share, arrays, place + begin, found)
+
+        in_threads(evaluate, len(index), _SHARE)
         return torch.from_numpy(out)
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
-from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 
 
@@ -23,25 +24,25 @@ class RoundsExecutor(Executor):
 
     def __init__(self, value, logits, rule: GumbelRule, num_simulations, max_depth, noise):
         rows, num_actions = logits.shape
-        most = min(rule.max_considered_actions, num_actions)
+        self.most = min(rule.max_considered_actions, num_actions)
         # Besides the nodes, one guess may be pending below every action of the root: with scores that
         # tie after rounding, the guesses of a phase can differ from its visits.
-        self.capacity = rows * (num_simulations + 1 + num_actions)
+        self.evaluations = num_simulations + num_actions
+        self.capacity = rows * (1 + self.evaluations)
         self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
         allowed = (self.arrays.edge_numbers[:, 0, kernels.PRIOR] > 0).sum(-1)
         schedules = rule.schedule(num_actions, num_simulations).numpy()
-        self.schedule = schedules[np.minimum(allowed, most)]
+        self.schedule = schedules[np.minimum(allowed, self.most)]
         self.noise = np.zeros((rows, num_actions), np.float32)
         if noise is not None:
             self.noise[:] = noise.cpu().numpy()
         switches = rule.rescale_values, rule.use_mixed_value
         self.transform = (rule.value_scale, rule.maxvisit_init, *switches, 1e-8)
         self.max_depth = -1 if max_depth is None else max_depth
-        self.index, self.actions = torch.empty((2, rows * most), dtype=torch.int64)
-        self.requests = self.index.numpy(), self.actions.numpy()
-        self.scores = tuple(np.empty((2, num_actions), np.float32))
+        self.requests, self.scores = self._working_memory(rows)
+        self.index, self.actions = map(torch.from_numpy, self.requests)
         self.used, self.asked = rows, 0
 
     @property
@@ -56,14 +57,26 @@ class RoundsExecutor(Executor):
             return super().run(evaluator, store)
         self.ready, self.constant = self._memory(program.width), evaluator.constant
         latents = tuple(x.numpy() for x in store.buffers)
-        self.used, bad = kernels.search_gumbel(program.network, latents, *self._arguments)
-        self._check(bad)
+        rows = len(self.schedule)
+
+        def search(begin: int, end: int) -> tuple[int, int]:
+            requests, scores = self._working_memory(end - begin)
+            used = rows + begin * self.evaluations
+            memory = requests, used, scores
+            network = program.network.copy()
+            return kernels.search_gumbel(
+                (begin, end), network, latents, *self._arguments, *memory
+            )
+
+        for self.used, bad in in_threads(search, rows, SHARE):
+            self._check(bad)
 
     def select(self) -> Leaves | None:
         """The leaves that the rest of the round of each row needs."""
         arrays, progress, ready, *rule = self._arguments
         rows = 0, len(self.schedule)
-        self.asked = kernels.advance(arrays, progress, ready, rows, *rule)
+        memory = self.requests, self.used, self.scores
+        self.asked = kernels.advance(arrays, progress, ready, rows, *rule, *memory)
         if not self.asked:
             return None
         return Leaves(self.index[: self.asked], self.actions[: self.asked])
@@ -76,6 +89,11 @@ class RoundsExecutor(Executor):
         self.ready[self.used : self.used + self.asked] = found
         self._check(kernels.first_unsound(found))
         self.used += self.asked
+
+    def _working_memory(self, rows: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Requests of so many rows, states and actions, and the scores of two nodes."""
+        requests = np.empty((2, rows * self.most), np.int64)
+        return tuple(requests), tuple(np.empty((2, self.noise.shape[1]), np.float32))
 
     def _memory(self, columns: int) -> np.ndarray:
         return np.empty((self.capacity, columns), np.float32)
@@ -91,9 +109,6 @@ class RoundsExecutor(Executor):
             self.transform,
             self.max_depth,
             self.constant,
-            self.requests,
-            self.used,
-            self.scores,
         )
 
     def _check(self, bad: int) -> None:

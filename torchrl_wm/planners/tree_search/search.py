@@ -47,7 +47,8 @@ def search(
 
     The search itself draws nothing: the rule's noise is an argument, or there is none. The model is called
     once per simulation; with the Gumbel rule ``numba`` evaluates the actions of a round together. A model
-    that an evaluator could turn into a program is searched without leaving the compiled loop.
+    that an evaluator could turn into a program is searched without leaving the compiled loop, 32 roots and
+    more in as many threads as :func:`torch.get_num_threads` says; the trees are the same.
 
     Args:
         dynamics (Dynamics or NodeEvaluator): the searched dynamics; an evaluator keeps its recording.
