@@ -194,7 +194,8 @@ def test_dreamer_v2(golden):
 def v2_latent(cfg):
     if cfg["discrete"]:
         return CategoricalLatent(cfg["stoch"], cfg["discrete"])
-    return GaussianLatent(cfg["stoch"], min_std=cfg["min_std"], std="sigmoid2")
+    std = ("softplus", "sigmoid", "sigmoid2")[cfg["std_act"]]
+    return GaussianLatent(cfg["stoch"], min_std=cfg["min_std"], std=std)
 
 
 # -- Dreamer v3 ---------------------------------------------------------------------------------

@@ -15,6 +15,13 @@ from torch.nn import functional as F
 from torchrl_wm.functional.divergences import categorical_kl, gaussian_kl
 
 Statistics = tuple[Tensor, ...]
+StandardDeviation = Literal["softplus", "sigmoid", "sigmoid2"]
+
+_POSITIVE = {
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "sigmoid2": lambda x: 2 * torch.sigmoid(x / 2),
+}
 
 
 class GaussianLatent(nn.Module):
@@ -23,8 +30,8 @@ class GaussianLatent(nn.Module):
     Args:
         size (int): number of variables.
         min_std (float, optional): added to every standard deviation. Defaults to ``0.1``.
-        std (str, optional): ``"softplus"`` (PlaNet, v1) or ``"sigmoid2"`` (v2: ``2 * sigmoid(x / 2)``).
-            Defaults to ``"softplus"``.
+        std (str, optional): how a deviation is made positive: ``"softplus"`` (PlaNet, v1), ``"sigmoid"``
+            or ``"sigmoid2"`` (v2: ``2 * sigmoid(x / 2)``). Defaults to ``"softplus"``.
 
     Raises:
         ValueError: for an unknown ``std``.
@@ -40,12 +47,10 @@ class GaussianLatent(nn.Module):
     mode_noise = 0.0
     """Noise with which :meth:`rsample` gives the most probable sample."""
 
-    def __init__(
-        self, size: int, *, min_std: float = 0.1, std: Literal["softplus", "sigmoid2"] = "softplus"
-    ):
+    def __init__(self, size: int, *, min_std: float = 0.1, std: StandardDeviation = "softplus"):
         super().__init__()
-        if std not in ("softplus", "sigmoid2"):
-            raise ValueError(f"Unknown std {std!r}; expected 'softplus' or 'sigmoid2'.")
+        if std not in _POSITIVE:
+            raise ValueError(f"Unknown std {std!r}; expected one of {sorted(_POSITIVE)}.")
         self.size = self.flat_size = self.noise_size = size
         self.raw_size = 2 * size
         self.min_std, self.std = min_std, std
@@ -54,8 +59,7 @@ class GaussianLatent(nn.Module):
         """``[..., 2 S]`` to the mean and the standard deviation, ``[..., S]`` each."""
         mean, std = raw.float().chunk(2, -1)
         std = std.contiguous()  # on a CPU softplus takes three times as long on a view
-        std = F.softplus(std) if self.std == "softplus" else 2 * torch.sigmoid(std / 2)
-        return mean, std + self.min_std
+        return mean, _POSITIVE[self.std](std) + self.min_std
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
         """Unit normal noise ``[*shape, S]``."""

@@ -11,7 +11,12 @@ from torchrl_wm.modules.cells import GRUS, BlockCell, Cell, DenseCell
 from torchrl_wm.modules.decoders import make_decoder
 from torchrl_wm.modules.encoders import make_encoder
 from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
-from torchrl_wm.modules.latents import CategoricalLatent, GaussianLatent, Latent
+from torchrl_wm.modules.latents import (
+    CategoricalLatent,
+    GaussianLatent,
+    Latent,
+    StandardDeviation,
+)
 from torchrl_wm.modules.styles import NETWORKS, Style, check_style
 from torchrl_wm.world_models.prediction_heads import prediction_heads
 from torchrl_wm.world_models.rssm import RSSM
@@ -33,7 +38,7 @@ def make_rssm(
     blocks: int = 8,
     unimix: float = 0.01,
     min_std: float = 0.1,
-    std: Literal["softplus", "sigmoid2"] = "softplus",
+    std: StandardDeviation = "softplus",
     prior_layers: int = 2,
     posterior_layers: int = 1,
     absolute: bool = False,

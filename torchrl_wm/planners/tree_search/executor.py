@@ -9,7 +9,6 @@ from torch import Tensor
 
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 
-
 SHARE = 16
 """Roots that are worth a thread of their own, where the model is a program."""
 

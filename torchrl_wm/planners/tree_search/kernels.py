@@ -306,7 +306,8 @@ def search_muzero(
 ):
     """All simulations of a share of the rows, with the model's instructions in between.
 
-    ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` is scratch. A few rows are searched to the end before the next few, so that their trees stay in the cache.
+    ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` is scratch. A few rows
+    are searched to the end before the next few, so that their trees stay in the cache.
     Returns the last simulation and the row of a leaf that is not finite, or -1.
     """
     rows, nodes = leaves.shape[1], tree.node_links.shape[1]

@@ -72,7 +72,8 @@ class StepwiseExecutor(Executor):
                 *self._rule,
             )
 
-        for self.simulation, bad in in_threads(search, self.places.shape[1], SHARE):
+        for simulation, bad in in_threads(search, self.places.shape[1], SHARE):
+            self.simulation = simulation
             self._check(bad)
 
     def select(self) -> Leaves | None:

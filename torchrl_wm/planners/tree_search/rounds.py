@@ -64,11 +64,10 @@ class RoundsExecutor(Executor):
             used = rows + begin * self.evaluations
             memory = requests, used, scores
             network = program.network.copy()
-            return kernels.search_gumbel(
-                (begin, end), network, latents, *self._arguments, *memory
-            )
+            return kernels.search_gumbel((begin, end), network, latents, *self._arguments, *memory)
 
-        for self.used, bad in in_threads(search, rows, SHARE):
+        for used, bad in in_threads(search, rows, SHARE):
+            self.used = used
             self._check(bad)
 
     def select(self) -> Leaves | None:
