@@ -27,6 +27,7 @@ from torchrl.data import Categorical
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.tree_search import Dynamics, NodeEvaluator, Root, Step
+from torchrl_wm.planners.tree_search.executor import SHARE
 
 POINTS = ((16, 4), (16, 18), (256, 4), (256, 18))
 SIMULATIONS, UNITS, DISCOUNT, TURN = 50, 64, 0.997, 5
@@ -121,7 +122,8 @@ def _ours(evaluator: NodeEvaluator, root: Root, rule, noise: Tensor | None) -> C
 
 
 def _model_alone(evaluator: NodeEvaluator, root: Root) -> Callable[[], object]:
-    """All evaluations of a search in one call."""
+    """All evaluations of a search in one call, in as many threads as the search has."""
+    threads = torch.get_num_threads() if len(root.value) >= 2 * SHARE else 1
     rows = len(root.value) * SIMULATIONS
     store = evaluator.begin(root.latents, rows + len(root.value))
     index = torch.arange(rows) % len(root.value)
@@ -129,8 +131,10 @@ def _model_alone(evaluator: NodeEvaluator, root: Root) -> Callable[[], object]:
     places = store.used
 
     def evaluate():
-        store.used = places
-        return evaluator(store, index, action)
+        store.used, before = places, torch.get_num_threads()
+        torch.set_num_threads(threads)
+        evaluator(store, index, action)
+        torch.set_num_threads(before)
 
     return evaluate
 

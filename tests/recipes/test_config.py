@@ -167,6 +167,18 @@ def test_what_is_swept_or_added_is_not_refused(overrides):
     check_overrides(CONFIG, "train", overrides)
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [(["+total_step=9"], "'total_step': did you mean 'total_steps'"),
+     (["++foo=1", "seed=2"], "'foo': Valid: algorithm"),
+     (["algorithm=planet", "+plannner.top_k=3"], "'plannner': did you mean 'planner'")],
+)  # fmt: skip
+def test_what_is_added_to_nothing_is_refused(overrides, message):
+    with pytest.raises(OptionError, match=message):
+        check_overrides(CONFIG, "train", overrides)
+    check_overrides(CONFIG, "train", ["algorithm=planet", "+planner.top_j=3"])
+
+
 @pytest.mark.parametrize("algorithm", _names("algorithm"))
 def test_every_algorithm_passes_the_check(algorithm):
     check_overrides(CONFIG, "train", [f"algorithm={algorithm}"])

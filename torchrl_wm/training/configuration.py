@@ -131,8 +131,8 @@ def unknown(
 def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequence[str]) -> None:
     """Checks the options on a command line before Hydra does, for clearer messages.
 
-    What is added or deleted (``+name=``, ``++name=``, ``~name``) is taken as it is; sweeps over groups are
-    left to Hydra.
+    Of what is added (``+name=``, ``++name=``) only the part that it is added to has to exist, which then
+    judges it; sweeps over groups are left to Hydra.
 
     Raises:
         OptionError: for an option or a member of a group that does not exist.
@@ -141,7 +141,7 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, MissingConfigException
 
-    composed, values = [], []
+    composed, values, additions = [], [], []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         name = override.key_or_group
         is_group = (Path(config_dir) / name.replace(".", "/")).is_dir()
@@ -154,18 +154,25 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
                 f"{name}=null chooses nothing: give a name, leave it out, or take out what an algorithm "
                 f"chooses with ~{name}."
             )
-        added = override.is_add() or override.is_force_add() or override.is_delete()
-        chosen = is_group or added or "@" in override.input_line
+        is_addition = override.is_add() or override.is_force_add()
+        is_choice = is_group or "@" in override.input_line
+        if is_addition and not is_choice:
+            additions.append(override)
+        chosen = is_choice or is_addition or override.is_delete()
         (composed if chosen else values).append(override)
     with initialize_config_dir(str(Path(config_dir).resolve()), version_base="1.3"):
         lines = [o.input_line for o in composed if not o.is_sweep_override()]
+        added = {o.input_line for o in additions}
         try:
             config = compose(config_name, lines, return_hydra_config=True)
+            known = compose(config_name, [x for x in lines if x not in added]) if added else config
         except MissingConfigException as error:
             group, _, name = error.missing_cfg_file.rpartition("/")
             raise OptionError(unknown(name, error.options or (), group)) from None
         except HydraException:
             return  # such as an addition of what is there, which Hydra explains
+    for override in additions:  # at the top, nothing would read them
+        _check_path(known, override.key_or_group.partition(".")[0])
     for override in values:
         _check_path(config, override.key_or_group)
     given = [override.key_or_group for override in values]
