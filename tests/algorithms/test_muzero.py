@@ -225,6 +225,11 @@ def test_evaluation_is_greedy_and_random_warm_up_searches_too():
     drawn = torch.stack([agent.policy(td.clone())["action"] for _ in range(20)])
     assert drawn.float().mean(0).std() < 0.3 and drawn.float().std(0).max() > 0
     assert (agent.policy(td.clone())["visit_counts"].sum(-1) == 4).all()
+    over = td.clone().set("done", torch.ones(5, 1, dtype=torch.bool))
+    over["action_mask"] = torch.zeros(
+        5, 2, dtype=torch.bool
+    )  # as an environment may say after an end
+    assert agent.policy(over)["action"].tolist() == [[1, 0]] * 5
     masked = td[0].set("action_mask", torch.tensor([False, True]))
     assert agent.policy(masked)["action"].tolist() == [0, 1]  # a batch without dimensions
 

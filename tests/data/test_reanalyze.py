@@ -56,6 +56,15 @@ def test_a_share_of_the_sequences_is_searched_in_one_batch(flat):
         assert torch.equal(out[key][~fresh], before[key][~fresh])
 
 
+def test_a_small_share_is_searched_now_and_then():
+    torch.manual_seed(0)
+    calls = []
+    rare = again(ratio=0.05, find=lambda records: calls.append(len(records)) or search(records))
+    for _ in range(400):
+        rare(sample())  # 4 sequences: a fifth of one in each batch
+    assert 50 < len(calls) < 110
+
+
 def test_nothing_to_do_is_no_search():
     never = again(ratio=0.0, find=None)
     assert (never(sample())["search_version"] == 3).all()

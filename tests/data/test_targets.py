@@ -217,8 +217,13 @@ def test_bad_steps_are_named(options):
 
 def test_sequences_of_another_length_and_missing_entries_are_named():
     targets = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, **TARGETS)
-    with pytest.raises(ValueError, match="Sequences of 8 records.*td_steps=3"):
-        targets(windows([])[:, :7])
+    for rows in (
+        windows([])[:, :7],
+        windows([]).repeat(4, 1).reshape(-1, 16),
+        windows([]).flatten()[:-1],
+    ):
+        with pytest.raises(ValueError, match=r"Sequences of 8 records.*\[B, 8\].*shape"):
+            targets(rows)
     with pytest.raises(KeyError, match="bootstrap_value"):
         targets(windows([]).exclude("bootstrap_value"))
     aged = UnrolledTargets(ActionEncoding(OneHot(2)), root=1, auto_td_steps=5, **TARGETS)

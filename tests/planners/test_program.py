@@ -275,6 +275,17 @@ def test_latents_in_double_precision_are_not_recorded_as_a_program():
         )
 
 
+def test_tensors_on_another_device_are_not_recorded_as_a_program(caplog):
+    evaluator = NodeEvaluator(muzero().to("meta"))
+    latents = torch.zeros(4, 64, device="meta")
+    inputs = torch.zeros(4, dtype=torch.long, device="meta")
+    with caplog.at_level(logging.INFO):
+        made = program.recorded_program(
+            evaluator.forward, (inputs, inputs, latents, latents.clone()), "model"
+        )
+    assert made is None and "another device than the CPU" in caplog.text
+
+
 def test_what_is_large_is_left_to_torch(monkeypatch):
     model = Plain()
     evaluator = NodeEvaluator(model)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
-from torchrl_wm.data.records import required
+from torchrl_wm.data.records import required, sequences
 
 Evaluate = Callable[[TensorDictBase], Tensor]
 
@@ -51,9 +51,10 @@ class BootstrapValues(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Adds the values to records ``[B * length]`` or ``[B, length]``."""
+        rows = sequences(tensordict, self.length)
         value = required(tensordict, keys.ROOT_VALUE).clone()
-        chosen = required(tensordict, keys.IS_LAST) & ~required(tensordict, keys.TERMINATED)
-        chosen = chosen.reshape(-1, self.length)
+        chosen = required(rows, keys.IS_LAST) & ~required(rows, keys.TERMINATED)
+        chosen = chosen.reshape(rows.shape)
         chosen[:, self.evaluated] = True
         chosen = chosen.reshape(tensordict.shape)
         if chosen.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tensordict import TensorDictBase
 from torchrl.envs.transforms import Transform
 
+from torchrl_wm.data.records import sequences
 from torchrl_wm.modules.frame_stack import FrameStack
 
 
@@ -42,7 +43,7 @@ class StackedFrames(Transform):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Stacks in ``[B * length]`` or ``[B, length]`` records, in place."""
         rows = tensordict.select(*self.frames.carried, self.frames.is_init_key)
-        rows = self.frames.sequence(rows.reshape(-1, self.length))
+        rows = self.frames.sequence(sequences(rows, self.length))
         for key in self.frames.carried:
             value = rows.get(key)
             tensordict.set(key, value.reshape(*tensordict.shape, *value.shape[2:]))

@@ -7,7 +7,7 @@ from tensordict import TensorDictBase
 from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
-from torchrl_wm.data.records import required
+from torchrl_wm.data.records import required, sequences
 
 
 class InterruptedEpisodes(Transform):
@@ -37,9 +37,9 @@ class InterruptedEpisodes(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Marks records ``[B * length]`` or ``[B, length]``."""
+        rows = sequences(tensordict, self.length)
         begins, last = (
-            required(tensordict, key).reshape(-1, self.length)
-            for key in (keys.IS_INIT, keys.IS_LAST)
+            required(rows, key).reshape(rows.shape) for key in (keys.IS_INIT, keys.IS_LAST)
         )
         before = torch.cat([begins[:, 1:], torch.zeros_like(begins[:, :1])], 1)
         return tensordict.set(keys.IS_LAST, (last | before).reshape(*tensordict.shape, 1))

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
-from torchrl_wm.data.records import required
+from torchrl_wm.data.records import required, sequences
 
 Search = Callable[[TensorDictBase], TensorDictBase]
 
@@ -72,9 +72,10 @@ class Reanalyze(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Replaces search statistics in ``[B * length]`` or ``[B, length]`` records, in place."""
-        rows = tensordict.reshape(-1, self.length)
+        rows = sequences(tensordict, self.length)
         chosen = torch.zeros(rows.shape, dtype=torch.bool)
-        count = round(self.ratio * len(rows))
+        # The share holds on average, also where it is less than one sequence of a batch.
+        count = int(self.ratio * len(rows) + torch.rand((), dtype=torch.float64))
         chosen[:count, self.root : self.root + self.unroll_steps + 1] = True
         # Neither the final record of the root's episode, where no action was taken, nor anything later.
         last = required(rows, keys.IS_LAST).reshape(rows.shape)[:, self.root :].cpu()

@@ -94,6 +94,22 @@ def step_records(
     return _tensordict(_interleave(own, final, done, kept))
 
 
+def sequences(tensordict: TensorDictBase, length: int) -> TensorDictBase:
+    """Records ``[B * length]`` or ``[B, length]`` as ``[B, length]``; of length 1, of any shape.
+
+    Raises:
+        ValueError: for records of another shape.
+    """
+    shape = tensordict.shape
+    joined = len(shape) == 1 and not shape[0] % length
+    if length == 1 or joined or (len(shape) == 2 and shape[1] == length):
+        return tensordict.reshape(-1, length)
+    raise ValueError(
+        f"Sequences of {length} records are needed, [B * {length}] or [B, {length}], but the batch has the "
+        f"shape {list(shape)}."
+    )
+
+
 def required(tensordict: TensorDictBase, key: NestedKey) -> Tensor:
     """The entry ``key``.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrl.envs.transforms import Transform
 
 from torchrl_wm import keys
-from torchrl_wm.data.records import required
+from torchrl_wm.data.records import required, sequences
 from torchrl_wm.functional.n_step import n_step_returns, steps_of_age, value_prefixes
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.ranges import NUMBER
@@ -86,13 +86,7 @@ class UnrolledTargets(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Adds the targets to ``[B * length]`` or ``[B, length]`` records."""
-        if tensordict.numel() % self.length:
-            raise ValueError(
-                f"Sequences of {self.length} records are needed (root={self.root}, "
-                f"unroll_steps={self.unroll_steps}, td_steps={self.td_steps}), but there are "
-                f"{tensordict.numel()} records."
-            )
-        rows = tensordict.reshape(-1, self.length)
+        rows = sequences(tensordict, self.length)
         last, terminated = self._scalar(rows, keys.IS_LAST), self._scalar(rows, keys.TERMINATED)
         value, known = self._returns(rows, last, terminated)
         past, absorbed = self._past(last, terminated)

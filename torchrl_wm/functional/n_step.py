@@ -79,7 +79,8 @@ def steps_of_age(td_steps: int, age: Tensor, every: int) -> Tensor:
 
     Args:
         td_steps (int): :math:`n_0`, rewards in the return of the newest record.
-        age (Tensor): ``[...]`` int64, updates made since.
+        age (Tensor): ``[...]`` int64, updates made since; records of a later policy, such as another
+            agent's, count as new.
         every (int): updates after which returns are one reward shorter; in the paper's runs three
             tenths of all updates.
 
@@ -87,10 +88,10 @@ def steps_of_age(td_steps: int, age: Tensor, every: int) -> Tensor:
         Tensor: ``[...]`` int64, for :func:`n_step_returns`.
 
     Examples:
-        >>> steps_of_age(5, torch.tensor([0, 99, 100, 10_000]), every=100)
-        tensor([5, 5, 4, 1])
+        >>> steps_of_age(5, torch.tensor([-1, 0, 99, 100, 10_000]), every=100)
+        tensor([5, 5, 5, 4, 1])
     """
-    return (td_steps - age // every).clamp_min(1)
+    return (td_steps - age.clamp_min(0) // every).clamp_min(1)
 
 
 def value_prefixes(reward: Tensor, horizon: int) -> Tensor:

@@ -1,10 +1,40 @@
-"""Entries that losses read, or errors that name them."""
+"""Entries that losses read and write, or errors that name them."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
 
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
+
+
+def check_distinct(names: Iterable[NestedKey]) -> None:
+    """Checks the entries that a loss writes, some of which are named after observations.
+
+    Raises:
+        ValueError: where two have the same name.
+    """
+    repeated = [key for key, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"Two terms would be called {repeated[0]!r}: an observation has the name of another, or of "
+            "a term that every model has. Rename it with torchrl.envs.RenameTransform."
+        )
+
+
+def entry(tensordict: TensorDictBase, key: NestedKey, loss: object) -> Tensor:
+    """The entry called ``key``.
+
+    Raises:
+        KeyError: where it is missing.
+    """
+    value = tensordict.get(key, None)
+    if value is None:
+        found = sorted(map(str, tensordict.keys(True, True)))
+        raise KeyError(f"{type(loss).__name__} needs the entry {key!r}; found {found}.")
+    return value
 
 
 def scalar_entry(tensordict: TensorDictBase, key: NestedKey, loss: object) -> Tensor:
@@ -14,10 +44,7 @@ def scalar_entry(tensordict: TensorDictBase, key: NestedKey, loss: object) -> Te
         KeyError: where it is missing.
         ValueError: where it has another shape.
     """
-    value, name = tensordict.get(key, None), type(loss).__name__
-    if value is None:
-        found = sorted(map(str, tensordict.keys(True, True)))
-        raise KeyError(f"{name} needs the entry {key!r}; found {found}.")
+    value, name = entry(tensordict, key, loss), type(loss).__name__
     if value.shape != (*tensordict.batch_size, 1):
         raise ValueError(
             f"{name} reads the entry {key!r} as [..., 1], but in a batch {list(tensordict.batch_size)} its "

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
+from torchrl_wm.modules.encoding import groups
+from torchrl_wm.objectives.entries import check_distinct, entry, scalar_entry
 from torchrl_wm.world_models import MuZeroModel
 
 
@@ -49,9 +51,10 @@ class MuZeroLoss(LossModule):
     (Sampled MuZero, https://arxiv.org/abs/2104.06303).
 
     Raises:
-        ValueError: when called on anything but ``[B, L]`` records with ``L`` at least
-            ``root + unroll_steps + 1``.
-        KeyError: when called on records that lack an entry.
+        ValueError: for a decoded observation with the name of a term; when called on anything but
+            ``[B, L]`` records with ``L`` at least ``root + unroll_steps + 1``.
+        KeyError: when called on records that lack an entry, ``sampled_actions`` included where the actions
+            are not one choice.
 
     Examples:
         >>> from torchrl.data import Composite, OneHot, Unbounded
@@ -108,14 +111,26 @@ class MuZeroLoss(LossModule):
         self.policy_scale, self.value_scale = policy_scale, value_scale
         self.reward_scale, self.consistency_scale = reward_scale, consistency_scale
         self.reconstruction_scale, self.entropy_scale = reconstruction_scale, entropy_scale
+        check_distinct(self.out_keys)
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Entries of the records that are read."""
-        k = self.tensor_keys
+        """Entries of the records that are read; importance weights are too, where there are any."""
+        k, model = self.tensor_keys, self.world_model
         targets = [k.value_target, k.reward_target, k.search_policy, k.action]
-        masks = [k.value_mask, k.reward_mask, k.policy_mask, k.observed_mask]
-        return [*self.world_model.encoder.in_keys, *targets, *masks]
+        masks = [k.value_mask, k.reward_mask, k.policy_mask]
+        if model.consistency is not None or model.decoder is not None:
+            masks.append(k.observed_mask)
+        decoded = [] if model.decoder is None else model.decoder.out_keys
+        observed = dict.fromkeys([*model.encoder.in_keys, *decoded])
+        sampled = [] if self._one_choice else [k.sampled_actions]
+        return [*observed, *targets, *sampled, *masks]
+
+    @property
+    def _one_choice(self) -> bool:
+        """Whether the edges of a search can be the classes of one categorical action."""
+        counts = [groups(spec) for spec in self.world_model.action_encoding.leaves.values()]
+        return len(counts) == 1 and counts[0] is not None and len(counts[0]) == 1
 
     @property
     def out_keys(self) -> list[NestedKey]:
@@ -162,7 +177,7 @@ class MuZeroLoss(LossModule):
     def _unroll(self, rows: TensorDictBase) -> Tensor:
         """Hidden states ``[B, K + 1, S]``."""
         model = self.world_model
-        actions = rows.get(self.tensor_keys.action)
+        actions = entry(rows, self.tensor_keys.action, self)
         hidden = [model.represent(rows[:, 0])]
         for action in actions[:, 1:].unbind(1):
             hidden.append(model.advance(scale_gradient(hidden[-1], 0.5), action))
@@ -172,14 +187,16 @@ class MuZeroLoss(LossModule):
         model, k = self.world_model, self.tensor_keys
         value, reward = model.value_head(hidden), model.reward_distribution(hidden)
         policy = model.policy_head(hidden)
-        value_target, reward_target = rows.get(k.value_target), rows.get(k.reward_target)
-        value_mask, reward_mask = rows.get(k.value_mask), rows.get(k.reward_mask)
+        value_target, reward_target, value_mask, reward_mask, policy_mask = (
+            scalar_entry(rows, key, self)
+            for key in (k.value_target, k.reward_target, k.value_mask, k.reward_mask, k.policy_mask)
+        )
         gain = self._policy_gain(policy, rows)
         entropy = policy.entropy()
         gain = gain + self.entropy_scale * entropy if self.entropy_scale else gain
         mean = value.mean.detach()
         out = TensorDict(
-            loss_policy=self.policy_scale * self._total(-gain, rows.get(k.policy_mask), rows),
+            loss_policy=self.policy_scale * self._total(-gain, policy_mask, rows),
             loss_value=self.value_scale
             * self._total(-value.log_prob(value_target), value_mask, rows),
             loss_reward=self.reward_scale
@@ -193,15 +210,26 @@ class MuZeroLoss(LossModule):
 
     def _policy_gain(self, policy, rows: TensorDictBase) -> Tensor:
         """Minus the cross-entropy ``[B, K + 1]`` of policy and search policy."""
-        target = rows.get(self.tensor_keys.search_policy)
-        actions = rows.get(self.tensor_keys.sampled_actions, None)
+        k, size = self.tensor_keys, self.world_model.action_encoding.size
+        target, actions = entry(rows, k.search_policy, self), rows.get(k.sampled_actions, None)
+        if actions is None and not self._one_choice:
+            raise KeyError(
+                f"The records lack {k.sampled_actions!r}, which a search of actions that are not one choice "
+                "writes beside its policy: store it, as with extra_keys of the replay."
+            )
+        edges = size if actions is None else actions.shape[-2]
+        if target.shape[-1] != edges:
+            raise ValueError(
+                f"{k.search_policy!r} has {target.shape[-1]} probabilities for {edges} actions."
+            )
         if actions is None:
             return policy.log_prob(target)
         log_probs = policy.log_prob(actions.movedim(-2, 0))
         return (target * log_probs.movedim(0, -1)).sum(-1)
 
     def _consistency(self, hidden: Tensor, rows: TensorDictBase) -> Tensor:
-        model, mask = self.world_model, rows.get(self.tensor_keys.observed_mask).clone()
+        model = self.world_model
+        mask = scalar_entry(rows, self.tensor_keys.observed_mask, self).clone()
         mask[:, 0] = False  # nothing was predicted there
         with torch.no_grad():
             observed = model.represent(rows)
@@ -210,9 +238,11 @@ class MuZeroLoss(LossModule):
         )
 
     def _reconstruction(self, hidden: Tensor, rows: TensorDictBase) -> dict[str, Tensor]:
-        mask = rows.get(self.tensor_keys.observed_mask)
+        mask = scalar_entry(rows, self.tensor_keys.observed_mask, self)
         decoded = self.world_model.decoder(hidden).items()
-        terms = {key: -distribution.log_prob(rows.get(key)) for key, distribution in decoded}
+        terms = {
+            key: -distribution.log_prob(entry(rows, key, self)) for key, distribution in decoded
+        }
         return {
             _name(key): self.reconstruction_scale * self._total(term, mask, rows)
             for key, term in terms.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.objectives.divergence_rules import DivergenceRule
-from torchrl_wm.objectives.entries import scalar_entry
+from torchrl_wm.objectives.entries import check_distinct, scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.world_models import WorldModel
@@ -109,12 +108,7 @@ class WorldModelLoss(LossModule):
         self._check_names()
 
     def _check_names(self) -> None:
-        repeated = [key for key, count in Counter(self.out_keys).items() if count > 1]
-        if repeated:
-            raise ValueError(
-                f"Two terms would be called {repeated[0]!r}: an observation has the name of another, or of "
-                "a term that every model has. Rename it with torchrl.envs.RenameTransform."
-            )
+        check_distinct(self.out_keys)
         if self.tensor_keys.noise in self.world_model.in_keys:
             raise ValueError(
                 f"An observation is called {self.tensor_keys.noise!r}, as the draws that may stand beside "

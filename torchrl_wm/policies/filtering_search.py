@@ -80,6 +80,8 @@ class FilteringSearch(FilteringPolicy):
         mask = tensordict.get(self.search.action_mask_key, None)
         if mask is None or not self.random_actions:
             return tensordict
+        mask = mask.clone()
+        mask[..., 0] |= ~mask.any(-1)  # the first action of what is over, as a search has it
         index = mask.reshape(-1, mask.shape[-1]).float().multinomial(1).reshape(mask.shape[:-1])
         encoded = nn.functional.one_hot(index, mask.shape[-1]).float()
         return self.world_model.action_encoding.decode(encoded, tensordict)

@@ -134,6 +134,8 @@ class _Recorder(TorchDispatchMode):
         self.latents, self.places = tensors[:half], tensors[half:]
         if any(x.dtype != torch.float32 or x.ndim != 2 or not x.is_contiguous() for x in tensors):
             raise Untranslatable("latents that are not matrices in single precision")
+        if not all(x.is_cpu for x in inputs):
+            raise Untranslatable("latents on another device than the CPU")
         self.code: list[tuple[int, ...]] = []
         self.layout: list[tuple[int, ...]] = []
         self.parameters: list[Tensor] = []

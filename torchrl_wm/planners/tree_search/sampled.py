@@ -21,6 +21,7 @@ from torchrl_wm.ranges import COUNT
 
 SETS = 256
 """Sets of draws of one search; each node takes one by its path."""
+MULTIPLIER = 6364136223846793005
 
 
 class SampledDynamics(Dynamics):
@@ -78,7 +79,8 @@ class SampledDynamics(Dynamics):
         policy = self.model.distribution(raw[:1].detach().cpu())
         noise = policy.noise((SETS * self.num_actions,), generator=generator)
         self.draws.copy_(noise.view_as(self.draws))  # in place: a recording refers to them
-        path = torch.arange(len(raw), device=raw.device) << 33
+        path = torch.arange(len(raw), device=raw.device) * MULTIPLIER
+        path = (path ^ (path >> 32)) * MULTIPLIER  # not linear in the row, which would be a period
         latents, logits = self._with_samples(root.latents, path, raw)
         return Root(latents, root.value, logits)
 
@@ -88,7 +90,7 @@ class SampledDynamics(Dynamics):
         index = action.view(-1, 1, 1).expand(-1, 1, samples.shape[-1])
         step = self.model.step(tuple(carried), samples.gather(1, index).squeeze(1))
         # A linear congruential step; its upper bits are well mixed.
-        path = path * 6364136223846793005 + (action + 1) * 1442695040888963407
+        path = path * MULTIPLIER + (action + 1) * 1442695040888963407
         latents, logits = self._with_samples(step.latents, path, step.logits)
         return step._replace(latents=latents, logits=logits)
 
@@ -102,7 +104,7 @@ class SampledDynamics(Dynamics):
         return samples[torch.arange(len(samples), device=samples.device), index.to(samples.device)]
 
     def _with_samples(self, latents: Latents, path: Tensor, raw: Tensor) -> tuple[Latents, Tensor]:
-        noise = self.draws[(path >> 33) % SETS].transpose(0, 1)
+        noise = self.draws[(path >> 56) % SETS].transpose(0, 1)
         samples = self.model.distribution(raw).sample((self.num_actions,), noise=noise)
         samples = self.action_encoding.clip(samples).transpose(0, 1)
         return (*latents, samples, path), self._shares(samples)
