@@ -38,8 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     folder = recipes_folder()
     names = sorted(path.stem for path in folder.glob("*.py"))
     if not arguments or arguments[0] not in names:
-        asked = f"Unknown recipe {arguments[0]!r}. " if arguments else ""
-        sys.exit(f"{asked}Usage: torchrl-wm {{{'|'.join(names)}}} [arguments of the recipe]")
+        usage = f"Usage: torchrl-wm {{{'|'.join(names)}}} [arguments of the recipe, or --help for its own]"
+        if arguments in (["-h"], ["--help"]):
+            return print(usage)
+        sys.exit(f"Unknown recipe {arguments[0]!r}. {usage}" if arguments else usage)
     script = str(folder / f"{arguments[0]}.py")
     sys.argv = [script, *arguments[1:]]
     runpy.run_path(script, run_name="__main__")

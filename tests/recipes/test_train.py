@@ -88,6 +88,43 @@ def test_a_resume_that_fails_deletes_nothing(command, tmp_path):
     assert set(before) <= set((tmp_path / "part").rglob("*"))
 
 
+_HOLD = """
+import sys, time
+from torchrl_wm.training import RunFolder
+held = RunFolder.open(sys.argv[1]).lock()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks no run folders")
+def test_a_folder_in_which_another_process_trains_is_left_alone(command, tmp_path):
+    command.tiny("run_dir=part", "total_steps=40")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    other = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path / "part")],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        before = _final(tmp_path / "part")[0]
+        output = command("train", "resume=part", "total_steps=50", fails=True)
+        assert "Another process trains in" in output and "part" in output
+        assert _final(tmp_path / "part")[0] == before
+    finally:
+        other.kill()  # as abruptly as it may happen: nothing is left behind
+        other.wait()
+    command("train", "resume=part", "total_steps=50")
+    assert _final(tmp_path / "part")[0] == 50
+
+
+def test_help_says_how_it_is_used(command):
+    assert "Usage: torchrl-wm {" in command("--help")
+    assert "Unknown recipe 'trian'. Usage" in command("trian", fails=True)
+
+
 def test_a_run_that_cannot_begin_leaves_no_workers(command, tmp_path):
     command.tiny("run_dir=part", "total_steps=40")
     path = tmp_path / "part" / "config.yaml"

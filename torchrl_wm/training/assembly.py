@@ -65,6 +65,7 @@ def build_trainer(
         OptionError: for an option that a part does not take.
         FileExistsError: if ``config.run_dir`` is not empty.
         CheckpointError: if the newest checkpoint of ``resumed`` cannot be used.
+        RuntimeError: if another process trains in the folder of ``resumed``.
         ValueError: if ``total_steps`` is less than the steps that ``resumed`` has taken.
     """
     COUNT.check(total_steps=config.total_steps)
@@ -131,6 +132,7 @@ def _build_in(
     options: dict,
 ) -> Trainer:
     """The parts that write to the folder; ``options`` are the remaining ones of the training."""
+    lock = run.lock()
     replay = _build_replay(config, env, algorithm, run)
     ratio = UpdateRatio(
         options.pop("updates"),
@@ -140,7 +142,7 @@ def _build_in(
         batch_steps=replay.batch_size * replay.slice_length,
         first=options.pop("first_updates"),
     )
-    return Trainer(
+    trainer = Trainer(
         env,
         algorithm,
         replay,
@@ -153,6 +155,8 @@ def _build_in(
         device=device,
         **options,
     )
+    trainer.lock = lock
+    return trainer
 
 
 def _build_replay(

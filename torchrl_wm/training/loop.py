@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -112,6 +112,7 @@ class Trainer:
         self.algorithm, self.replay, self.ratio = algorithm, replay, ratio
         self.total_steps, self.run_dir = total_steps, Path(run_dir)
         self.log, self.evaluator = log, evaluator
+        self.lock: IO[str] | None = None  # of the run folder, closed with the run
         self.action_repeat, self.warmup_steps = action_repeat(env), warmup_steps
         self.world_model_pretrain_steps = world_model_pretrain_steps
         self.device, self.progress = torch.device(device), progress
@@ -335,12 +336,14 @@ class Trainer:
         set_random_state(state["random"])
 
     def close(self) -> None:
-        """Shuts the environments and the log down."""
+        """Shuts the environments and the log down, and leaves the run folder to others."""
         self.collector.shutdown()
         if self.evaluator is not None and not self.evaluator.env.is_closed:
             self.evaluator.env.close()
         if self.log is not None:
             self.log.close()
+        if self.lock is not None:
+            self.lock.close()
 
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:

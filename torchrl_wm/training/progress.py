@@ -49,7 +49,8 @@ class ProgressBar:
             parts = ", ".join(f"{name} {size:,}" for name, size in sizes)
             self.bar.write(f"replay, bytes per record: {parts}")
         self._next = now + self._pause
-        self.bar.set_postfix(updates=self.trainer.updates, episodes=self.trainer.episodes.count)
+        counts = {"updates": self.trainer.updates, "episodes": self.trainer.episodes.count}
+        self.bar.set_postfix(counts, refresh=False)  # it is drawn with the steps, not before
         self.bar.update(self.trainer.steps - self.bar.n)
 
     def __exit__(self, *error: object) -> None:

@@ -11,9 +11,16 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CONFIG = "config.yaml"
 STARTS = "starts.jsonl"
+LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 REPLAY = "replay"
 
@@ -88,6 +95,30 @@ class RunFolder:
                 "training run printed when it started."
             )
         return run
+
+    def lock(self) -> IO[str] | None:
+        """Keeps other processes from training in the folder while the returned file is open.
+
+        The system releases it when the process ends, however that happens. ``None`` where the system or
+        the file system locks nothing.
+
+        Raises:
+            RuntimeError: if another process trains in the folder.
+        """
+        if fcntl is None:
+            return None
+        file = (self.path / LOCK).open("a")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.close()
+            raise RuntimeError(
+                f"Another process trains in {self.path}: wait for its end, or stop it, and then resume."
+            ) from None
+        except OSError:
+            file.close()
+            return None
+        return file
 
     def is_run(self) -> bool:
         """Whether a training run wrote this folder."""
