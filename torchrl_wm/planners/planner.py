@@ -151,7 +151,11 @@ class Planner(TensorDictModuleBase):
         return spec
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
-        """The transform with which an environment carries the plan; it needs ``InitTracker`` too."""
+        """The transform with which an environment carries the plan; it needs ``InitTracker`` too.
+
+        Both carry their entries in the batch size of the environment: for several environments take one
+        that has it, such as ``SerialEnv(4, PendulumEnv)``, and plan in a single one.
+        """
         return TensorDictPrimer(self.carried_spec, default_value=0.0, expand_specs=True)
 
     def compile_steps(self, **options) -> Planner:
