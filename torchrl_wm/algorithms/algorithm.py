@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
@@ -39,6 +40,25 @@ class Algorithm(nn.Module, ABC):
         for own, copied in zip(self.parameters(), copy.parameters(), strict=True):
             memo[id(own)] = copied
         return copy
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """As of every module, but for weights of other shapes, of which none is loaded.
+
+        Raises:
+            RuntimeError: for such weights; the message names some.
+        """
+        own = self.state_dict()
+        wrong = [
+            f"{name} is {list(value.shape)}, not {list(own[name].shape)}"
+            for name, value in state_dict.items()
+            if name in own and value.shape != own[name].shape
+        ]
+        if wrong:
+            raise RuntimeError(
+                f"size mismatch of {len(wrong)} weights: {'; '.join(wrong[:3])}. They are those of an "
+                "algorithm with other options, or for other specs."
+            )
+        return super().load_state_dict(state_dict, *args, **options)
 
     @abstractmethod
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict | None]:
