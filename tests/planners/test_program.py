@@ -8,18 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_dynamics import Plain, assert_equal_trees
 from torch import nn
 from torch.nn import functional as F
-from torchrl.data import Categorical, Composite, OneHot, Unbounded
+from torchrl.data import Composite, OneHot, Unbounded
 
-from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.tree_search import (
     EXECUTORS,
-    Dynamics,
     NodeEvaluator,
     Root,
-    Step,
     evaluation,
     program,
 )
@@ -143,28 +141,6 @@ def muzero(std=0.2, **options):
     return DiscreteDynamics(TensorModel(model, 0.99), 0.99)
 
 
-class Plain(Dynamics):
-    """A small network, with what follows the linear layer chosen by the test."""
-
-    in_keys = ["latent"]
-    traceable = True
-
-    def __init__(self, actions=3, after=torch.tanh):
-        super().__init__(ActionEncoding(Categorical(actions)), actions, 0.97)
-        self.net, self.after = nn.Linear(8 + actions, 8 + actions + 2), after
-        self.register_buffer("codes", torch.eye(actions))
-
-    def roots(self, rows, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        latent, value = torch.randn(rows, 8, generator=generator), torch.zeros(rows)
-        return Root((latent,), value, torch.randn(rows, self.num_actions, generator=generator))
-
-    def step(self, latents, action):
-        out = self.net(torch.cat([latents[0], self.codes.index_select(0, action)], -1))
-        latent = self.after(out[:, :8])
-        return Step((latent,), out[:, 8], out[:, 9], out[:, 10:])
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 20), st.booleans(), st.integers(0, 99))
 def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
@@ -190,10 +166,7 @@ def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
         for name in EXECUTORS
     )
     assert evaluator.program is not None
-    made = one["node_visits"] > 0
-    assert torch.equal(one["latents", "latent"][made], other["latents", "latent"][made])
-    for name in set(one.keys()) - {"latents"}:
-        assert torch.equal(one[name], other[name]), name
+    assert_equal_trees(one, other)
 
 
 @pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])

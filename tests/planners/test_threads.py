@@ -9,13 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torchrl.data import Categorical
+from plain_dynamics import Plain, assert_equal_trees
 
-from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.threads import in_threads
-from torchrl_wm.planners.tree_search import Dynamics, NodeEvaluator, Root, Step
+from torchrl_wm.planners.tree_search import NodeEvaluator
 
 
 @pytest.fixture
@@ -59,53 +57,30 @@ def test_a_forked_process_has_threads_of_its_own(four_threads):
     assert child.exitcode == 0  # None, where it waits for threads that are not there
 
 
-class Small(Dynamics):
-    """One layer on the state and the action."""
-
-    in_keys = ["latent"]
-    traceable = True
-
-    def __init__(self):
-        super().__init__(ActionEncoding(Categorical(5)), 5, 0.97)
-        torch.manual_seed(0)
-        self.net = nn.Linear(8, 15)
-        self.codes = nn.Parameter(torch.randn(5, 8))
-
-    def root(self, rows):
-        return Root((torch.randn(rows, 8),), torch.zeros(rows), torch.randn(rows, 5))
-
-    def step(self, latents, action):
-        out = self.net(latents[0] + self.codes.index_select(0, action))
-        return Step((out[:, :8].tanh(),), out[:, 8], out[:, 9], out[:, 10:])
-
-
 @pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])
 @pytest.mark.parametrize("rows", [63, 70])
 def test_trees_do_not_depend_on_the_number_of_threads(rule, rows, four_threads):
-    evaluator = NodeEvaluator(Small())
-    root, options = evaluator.dynamics.root(rows), {"num_simulations": 200, "keep_latents": True}
+    evaluator = NodeEvaluator(Plain(5))
+    root, options = evaluator.dynamics.roots(rows), {"num_simulations": 200, "keep_latents": True}
     several = search(evaluator, root, rule, **options)
     torch.set_num_threads(1)
     one = search(evaluator, root, rule, **options)
     assert evaluator.program is not None
-    made = one["node_visits"] > 0
-    assert torch.equal(one["latents", "latent"][made], several["latents", "latent"][made])
-    for name in set(one.keys()) - {"latents"}:
-        assert torch.equal(one[name], several[name]), name
+    assert_equal_trees(one, several)
 
 
 @pytest.mark.parametrize("rule", [MuZeroRule(), GumbelRule()], ids=["muzero", "gumbel"])
 def test_a_nan_is_named_with_its_row_in_every_share(rule, four_threads):
-    evaluator = NodeEvaluator(Small())
-    root = evaluator.dynamics.root(64)
+    evaluator = NodeEvaluator(Plain(5))
+    root = evaluator.dynamics.roots(64)
     root.latents[0][50] = torch.nan
     with pytest.raises(FloatingPointError, match=r"node 1 of row 50, .* in simulation 0"):
         search(evaluator, root, rule, num_simulations=5)
 
 
 def test_a_program_evaluates_many_rows_in_threads(four_threads):
-    evaluator = NodeEvaluator(Small())
-    root, index = evaluator.dynamics.root(20_030), torch.randperm(20_030)
+    evaluator = NodeEvaluator(Plain(5))
+    root, index = evaluator.dynamics.roots(20_030), torch.randperm(20_030)
     found = []
     for threads in (4, 1):
         torch.set_num_threads(threads)

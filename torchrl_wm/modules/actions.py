@@ -8,7 +8,13 @@ from torch import Tensor, cat, nn
 from torchrl.data import Binary, Bounded, Categorical, TensorSpec
 
 from torchrl_wm import keys
-from torchrl_wm.modules.encoding import decode_leaf, encode_leaf, encoded_size, sorted_leaves
+from torchrl_wm.modules.encoding import (
+    decode_leaf,
+    encode_leaf,
+    encoded_size,
+    groups,
+    sorted_leaves,
+)
 
 
 class ActionEncoding(nn.Module):
@@ -57,6 +63,13 @@ class ActionEncoding(nn.Module):
     def in_keys(self) -> list[NestedKey]:
         """The action entries that are read, in the order of their encoding."""
         return list(self.leaves)
+
+    @property
+    def choices(self) -> int | None:
+        """The number of actions where an action is a single choice (OneHot, Categorical), else ``None``."""
+        counts = [groups(spec) for spec in self.leaves.values()]
+        single = len(counts) == 1 and counts[0] is not None and len(counts[0]) == 1
+        return counts[0][0] if single else None
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
         """Encodes the actions of ``tensordict`` (batch size ``[...]``) to ``[..., size]``."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
-from torchrl_wm.modules.encoding import groups
 from torchrl_wm.objectives.entries import check_distinct, entry, scalar_entry
 from torchrl_wm.world_models import MuZeroModel
 
@@ -123,14 +122,8 @@ class MuZeroLoss(LossModule):
             masks.append(k.observed_mask)
         decoded = [] if model.decoder is None else model.decoder.out_keys
         observed = dict.fromkeys([*model.encoder.in_keys, *decoded])
-        sampled = [] if self._one_choice else [k.sampled_actions]
+        sampled = [k.sampled_actions] if model.action_encoding.choices is None else []
         return [*observed, *targets, *sampled, *masks]
-
-    @property
-    def _one_choice(self) -> bool:
-        """Whether the edges of a search can be the classes of one categorical action."""
-        counts = [groups(spec) for spec in self.world_model.action_encoding.leaves.values()]
-        return len(counts) == 1 and counts[0] is not None and len(counts[0]) == 1
 
     @property
     def out_keys(self) -> list[NestedKey]:
@@ -210,14 +203,14 @@ class MuZeroLoss(LossModule):
 
     def _policy_gain(self, policy, rows: TensorDictBase) -> Tensor:
         """Minus the cross-entropy ``[B, K + 1]`` of policy and search policy."""
-        k, size = self.tensor_keys, self.world_model.action_encoding.size
+        k, choices = self.tensor_keys, self.world_model.action_encoding.choices
         target, actions = entry(rows, k.search_policy, self), rows.get(k.sampled_actions, None)
-        if actions is None and not self._one_choice:
+        if actions is None and choices is None:
             raise KeyError(
                 f"The records lack {k.sampled_actions!r}, which a search of actions that are not one choice "
                 "writes beside its policy: store it, as with extra_keys of the replay."
             )
-        edges = size if actions is None else actions.shape[-2]
+        edges = choices if actions is None else actions.shape[-2]
         if target.shape[-1] != edges:
             raise ValueError(
                 f"{k.search_policy!r} has {target.shape[-1]} probabilities for {edges} actions."

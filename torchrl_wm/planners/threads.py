@@ -37,13 +37,14 @@ def in_threads(function: Callable[[int, int], Result], rows: int, least: int) ->
         return [function(0, rows)]
     share = -(-rows // (threads * _TOGETHER)) * _TOGETHER
     first, *others = ((begin, min(begin + share, rows)) for begin in range(0, rows, share))
-    begun = [_pool(threads - 1).submit(function, *bounds) for bounds in others]
+    pool = _pool(torch.get_num_threads() - 1)
+    begun = [pool.submit(function, *bounds) for bounds in others]
     return [function(*first), *(work.result() for work in begun)]
 
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Kept: starting a thread takes longer than a small search."""
+    """Kept, as starting a thread takes longer than a small search; it starts no more than are needed."""
     return ThreadPoolExecutor(threads, thread_name_prefix="torchrl_wm")
 
 

@@ -7,7 +7,6 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_wm.modules.encoding import groups
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, Latents, Root, Step
 from torchrl_wm.planners.tree_search.models import SearchedModel
 
@@ -26,14 +25,13 @@ class DiscreteDynamics(Dynamics):
 
     def __init__(self, model: SearchedModel, discount: float):
         encoding = model.action_encoding
-        counts = [groups(spec) for spec in encoding.leaves.values()]
-        if len(counts) != 1 or counts[0] is None or len(counts[0]) != 1:
+        if encoding.choices is None:
             specs = {str(key): type(spec).__name__ for key, spec in encoding.leaves.items()}
             raise TypeError(
                 f"The actions {specs} cannot all be tried: that needs a single OneHot or Categorical "
                 "entry. Set num_sampled_actions to search among sampled actions."
             )
-        super().__init__(encoding, counts[0][0], discount)
+        super().__init__(encoding, encoding.choices, discount)
         self.model, self.in_keys, self.traceable = model, list(model.in_keys), model.traceable
         codes = torch.eye(self.num_actions)
         self.register_buffer("codes", codes, persistent=False)

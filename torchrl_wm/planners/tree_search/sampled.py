@@ -7,8 +7,6 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from torchrl_wm.modules.actions import ActionEncoding
-from torchrl_wm.modules.encoding import groups
 from torchrl_wm.planners.tree_search.evaluation import (
     Dynamics,
     Latents,
@@ -67,7 +65,7 @@ class SampledDynamics(Dynamics):
         root = self.model.root(tensordict)
         raw = root.logits
         if allowed is not None:
-            if allowed.shape != raw.shape or not _is_one_choice(self.action_encoding):
+            if allowed.shape != raw.shape or self.action_encoding.choices is None:
                 raise ValueError(
                     f"An action mask {tuple(allowed.shape)} for a policy of {tuple(raw.shape)} numbers: "
                     "sampled actions can be masked where the policy is one choice."
@@ -114,8 +112,3 @@ class SampledDynamics(Dynamics):
         same = (samples.unsqueeze(-2) == samples.unsqueeze(-3)).all(-1)
         seen_before = same.tril(-1).any(-1)
         return same.sum(-1).to(samples.dtype).log().masked_fill(seen_before, -torch.inf)
-
-
-def _is_one_choice(encoding: ActionEncoding) -> bool:
-    counts = [groups(spec) for spec in encoding.leaves.values()]
-    return len(counts) == 1 and counts[0] is not None and len(counts[0]) == 1
