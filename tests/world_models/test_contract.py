@@ -171,6 +171,34 @@ def test_observing_a_sequence_is_filtering_it_step_by_step(build):
     equal(torch.stack(steps, 1), observed, rtol=1e-5, atol=1e-5)
 
 
+def test_compiled_steps_give_the_same_latents_and_gradients():
+    model = make_rssm(VECTOR, CONTINUOUS, **SIZES)
+    td, noise = records(model, VECTOR, (4, 19), resets=True)  # neither one nor only full pieces
+
+    def observed():
+        model.zero_grad()
+        out = model.observe(td, latents(model, [4]), noise=noise)
+        sum(value.square().sum() for value in out.values(True, True)).backward()
+        return out.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+    torch.manual_seed(0)
+    plain = observed()
+    model.compile_steps(backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    compiled = observed()
+    equal(compiled[0], plain[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled[1], plain[1])
+    with torch.no_grad():
+        row = td[:, 0].clone().update(latents(model, [4]))
+        filtered = model.filter(row.clone(), noise=noise[:, 0]).select(*model.latent_keys)
+        equal(
+            filtered,
+            model.observe(td[:, :1], row, noise=noise[:, :1])[:, 0].select(*filtered.keys()),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
 def test_a_sequence_goes_on_from_stored_latents(build):
     model = build()
     td, noise = records(model, VECTOR, (4, 9), resets=True)

@@ -14,6 +14,8 @@ from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
 from torchrl_wm.modules.latents import Latent, Statistics
 from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
 
+_TOGETHER = 8  # steps of one compiled graph: twice as many compile for minutes and gain 1 %
+
 
 class RSSM(WorldModel):
     """Recurrent state-space model (https://arxiv.org/abs/1811.04551).
@@ -75,40 +77,35 @@ class RSSM(WorldModel):
         return {belief: torch.float16, state: classes}
 
     def compile_steps(self, **options) -> RSSM:
-        """Compiles the single steps of filtering and imagination; the loops around them stay eager.
+        """Compiles single steps of filtering and imagination, and a few steps of observed sequences.
+
+        The loops around them stay eager.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
-        self._observe_step = compile_function(self._observe_step, **options)
+        self._filter_step = compile_function(self._filter_step, **options)
+        self._observe_steps = compile_function(self._observe_steps, **options)
         self._imagine_step = compile_function(self._imagine_step, **options)
         return self
 
     def _filter_tensors(self, tokens, action, is_init, carry, noise) -> LatentTensors:
-        belief, state, _ = self._observe_step(
-            *carry,
-            is_init,
-            self.cell.project_action(action.masked_fill(is_init, 0)),
-            self.posterior.project_tokens(tokens),
-            noise,
-            self.cell.weights(),
-            self.posterior.weights(),
-        )
+        inputs = self._project(tokens, action, is_init, noise)
+        return self._filter_step(*carry, *inputs, self.cell.weights(), self.posterior.weights())
+
+    def _filter_step(self, *inputs) -> LatentTensors:
+        belief, state, _ = self._observe_step(*inputs)
         return belief, state
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
-        actions = action.masked_fill(is_init, 0).transpose(0, 1)
-        actions = self.cell.project_action(actions).unbind(0)
-        tokens = self.posterior.project_tokens(tokens.transpose(0, 1)).unbind(0)
-        is_init, noise = is_init.transpose(0, 1).unbind(0), noise.transpose(0, 1).unbind(0)
+        inputs = self._project(*(x.transpose(0, 1) for x in (tokens, action, is_init, noise)))
         weights = self.cell.weights(), self.posterior.weights()
-        belief, state = carry
         beliefs, states, raws = [], [], []
-        for inputs in zip(is_init, actions, tokens, noise, strict=True):
-            belief, state, raw = self._observe_step(belief, state, *inputs, *weights)
-            beliefs.append(belief)
-            states.append(state)
-            raws.append(raw)
+        for some in zip(*(x.split(_TOGETHER) for x in inputs), strict=True):
+            steps = self._observe_steps(*carry, *some, *weights)
+            for whole, part in zip((beliefs, states, raws), steps, strict=True):
+                whole.extend(part)
+            carry = beliefs[-1], states[-1]
         # No carry depends on the prior's parameters: one batched product for the whole sequence.
         beliefs = torch.stack(beliefs, 1)
         statistics = {
@@ -116,6 +113,23 @@ class RSSM(WorldModel):
             "posterior": self._named(self.latent.statistics(torch.stack(raws, 1))),
         }
         return (beliefs, torch.stack(states, 1)), statistics
+
+    def _project(self, tokens, action, is_init, noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What steps of filtering read, with the products that do not depend on the carry."""
+        actions = self.cell.project_action(action.masked_fill(is_init, 0))
+        return is_init, actions, self.posterior.project_tokens(tokens), noise
+
+    def _observe_steps(
+        self, belief, state, is_init, actions, tokens, noise, *weights
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Beliefs, states and raw parameters of consecutive steps, from inputs ``[T, N, ...]``."""
+        beliefs, states, raws = [], [], []
+        for inputs in zip(is_init, actions, tokens, noise, strict=True):
+            belief, state, raw = self._observe_step(belief, state, *inputs, *weights)
+            beliefs.append(belief)
+            states.append(state)
+            raws.append(raw)
+        return beliefs, states, raws
 
     def _observe_step(
         self,
