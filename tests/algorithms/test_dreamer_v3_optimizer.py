@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from torchrl_wm.algorithms.optimizers import DecayingDreamerV3Optimizer
+from torchrl_wm.algorithms.optimizers import DecayingDreamerV3Optimizer, TensorFlowAdam
 
 
 @pytest.mark.golden("v3_opt")
@@ -86,3 +86,13 @@ def test_weight_decay_equals_the_chain_of_the_reference(schedule):
         reference.step()
         torch.testing.assert_close(matrix.detach(), plain[0].detach() - rate * decay * before)
         torch.testing.assert_close(bias.detach(), plain[1].detach())
+
+
+def test_weight_decay_of_tensorflow_adam_does_not_follow_the_learning_rate():
+    weight = torch.ones(1, 1, requires_grad=True)
+    optimizer = TensorFlowAdam([weight], lr=1e-2, eps=1e-5, weight_decay=0.1)
+    weight.grad = torch.zeros(1, 1)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 1e-4  # as a scheduler does
+    optimizer.step()
+    torch.testing.assert_close(weight.item(), 0.9**2)

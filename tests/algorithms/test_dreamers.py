@@ -259,6 +259,55 @@ def test_padded_steps_change_nothing(name, gradients):
 
 
 @every_dreamer
+def test_imagination_starts_from_the_last_steps_before_padding(name):
+    agent = make(name, imagination_starts=2)
+    td = sample(agent, steps=8)
+    for key in ("is_init", "is_last", "terminated"):
+        td[key].zero_()
+    td[keys.MASK] = torch.arange(9).expand(2, 9) < 6
+    latents, records = agent._starts(td[:, 1:].select("belief", "state"), td[:, 1:])
+    torch.testing.assert_close(latents["belief"], td["belief"][:, 4:6])
+    torch.testing.assert_close(records["reward"], td["reward"][:, 4:6])
+    assert agent.update(td)[0]["loss_actor"] != 0
+
+
+@every_dreamer
+def test_parameters_are_not_replaced_under_the_optimisers(name):
+    agent = make(name)
+    with pytest.raises(ValueError, match="assign=True"):
+        agent.load_state_dict(agent.state_dict(), assign=True)
+
+
+def test_pretraining_v3_spends_no_step_of_actor_and_critic():
+    agent = make("v3", lr_warmup=10)
+    for _ in range(3):
+        agent.pretrain(sample(agent))
+    assert [group["step"] for group in agent.optimizers["all"].param_groups] == [3, 0, 0]
+    agent.update(sample(agent))
+    assert [group["step"] for group in agent.optimizers["all"].param_groups] == [4, 1, 1]
+
+
+def test_v3_without_the_replayed_loss_may_start_from_one_step():
+    agent = make("v3", imagination_starts=1, replay_critic_scale=0)
+    assert "loss_replay_critic" not in agent.update(sample(agent))[0]
+
+
+def test_v2_takes_a_single_action_spec_that_is_no_composite():
+    assert make("v2", actions=OneHot(3)).update(sample(make("v2"))) is not None
+
+
+def test_losses_of_a_validation_leave_the_normaliser_alone():
+    agent = make("v3")
+    agent.update(sample(agent))
+    before = copy.deepcopy(agent.actor_loss.normalizer.state_dict())
+    agent.eval()
+    with torch.no_grad():
+        agent._losses(sample(agent))
+    after = agent.actor_loss.normalizer.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@every_dreamer
 def test_a_saved_agent_goes_on_as_if_nothing_had_happened(name):
     torch.manual_seed(0)
     options = {"critic_ema_decay": 0.5, "use_ema_critic": True}

@@ -48,6 +48,12 @@ def test_by_hand():
     assert returns.tolist() == [4.0, 2.0, 18.0]
 
 
+def test_rewards_may_be_integers():
+    reward, value = torch.tensor([1, 2, 3]), torch.tensor([0.5, 0.0, 1.0])
+    expected = lambda_return(reward.float(), value, 0.9, 0.95, time_dim=0)
+    torch.testing.assert_close(lambda_return(reward, value, 0.9, 0.95, time_dim=0), expected)
+
+
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="next_value has shape"):
         lambda_return(torch.zeros(2, 3), torch.zeros(3), 1.0, 1.0, time_dim=1)

@@ -266,3 +266,37 @@ def test_entries_that_are_missing_or_have_another_shape_are_named(key):
     sample[key] = sample[key].expand(2, 6, 2).clone()
     with pytest.raises(ValueError, match=f"reads the entry '{key}' as"):
         agent.update(sample)
+
+
+@pytest.mark.parametrize("key", ["lambda_target", "weight"])
+@pytest.mark.parametrize("name", ["actor", "critic"])
+def test_imagined_rows_without_their_last_dimension_are_not_broadcast(name, key):
+    loss, td = make(name), rows()
+    with pytest.raises(ValueError, match=f"reads the entry '{key}' as"):
+        loss(td.clone().set(key, td[key].squeeze(-1)))
+    with pytest.raises(KeyError, match=f"needs the entry .*{key}"):
+        loss(td.exclude(key))
+
+
+@pytest.mark.parametrize("name", ["replay_critic", "world_model"])
+def test_numbers_are_not_negated_as_flags(name):
+    loss, td = make(name), rows()
+    with pytest.raises(TypeError, match=r"'terminated' as truth values .* torch.uint8"):
+        loss(td.set("terminated", td["terminated"].to(torch.uint8)))
+
+
+@pytest.mark.parametrize("name", ["replay_critic", "world_model"])
+def test_sequences_of_batches_of_two_dimensions_are_refused(name):
+    td = torch.stack([rows()] * 3)
+    with pytest.raises(ValueError, match=r"step records \[B, T"):
+        make(name)(td)
+
+
+def test_what_is_not_a_number_does_not_pass_a_reset_in_overshooting():
+    loss = world_model_loss()
+    loss.overshooting = LatentOvershooting(3)
+    td = rows()
+    td["is_init"].zero_()
+    td["is_init"][:, 2] = True
+    td["previous_action"][:, 2] = torch.nan
+    assert loss(td)["loss_overshooting"].isfinite()

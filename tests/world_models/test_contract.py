@@ -351,6 +351,29 @@ def test_a_missing_action_raises(build):
         model.step(latents(model, [3]))
 
 
+def test_actions_of_another_shape_are_named(build):
+    model, row = build(), latents(build(), [2])
+    with pytest.raises(ValueError, match=r"'action' has the shape \[2\]; expected \[2\] after"):
+        model.step(row.set("action", torch.zeros(2)))
+
+
+def test_numbers_are_no_flags(build):
+    model = build()
+    td, noise = records(model, VECTOR, (2, 3))
+    td["is_init"] = td["is_init"].float()
+    with pytest.raises(TypeError, match="'is_init' holds torch.float32; expected truth values"):
+        model.observe(td, noise=noise)
+
+
+def test_imagined_actions_act_as_they_would_after_clipping(build):
+    model = build()
+    start, noise = latents(model, [3]), model.noise([3, 2])
+    far = model.imagine(start, lambda features: torch.full((3, 2), 2.5), 2, noise=noise)
+    near = model.imagine(start, lambda features: torch.ones(3, 2), 2, noise=noise)
+    assert (far["action"][:, :2] == 2.5).all()  # the policy's own, for its log-probability
+    torch.testing.assert_close(far["features"], near["features"])
+
+
 # -- specs ------------------------------------------------------------------------------------
 
 ACTIONS = {
@@ -368,6 +391,7 @@ OBSERVATIONS = {
     "number": Composite(observation=Unbounded(1)),
     "bytes": Composite(pixels=Unbounded(IMAGE, dtype=torch.uint8)),
     "float_image": Composite(pixels=Unbounded(IMAGE)),
+    "one_hot_rows": Composite(grid=OneHot(3, shape=(2, 3)), seen=Unbounded(4, dtype=torch.bool)),
     "mixed": Composite(
         eye=Composite(pixels=Unbounded(IMAGE, dtype=torch.uint8)),
         joints=Unbounded(3),
@@ -391,6 +415,9 @@ def exercise(model, observations, actions):
     decoded = model.decode(after)["decoded"]
     for key, spec in observations.items(True, True):
         assert decoded[key].shape == (2, *spec.shape)
+    if model.decoder is not None:
+        predicted = model.decoder(model.features(observed))
+        loss = loss - sum(p.log_prob(td[key]).sum() for key, p in predicted.items())
     (loss + after["reward"].sum() + after["continuation"].sum()).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients

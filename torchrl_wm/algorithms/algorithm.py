@@ -46,7 +46,13 @@ class Algorithm(nn.Module, ABC):
 
         Raises:
             RuntimeError: for such weights; the message names some.
+            ValueError: for ``assign=True``, which would replace the parameters that the optimisers train.
         """
+        if options.get("assign") or any(args[1:]):
+            raise ValueError(
+                "load_state_dict(assign=True) would replace the parameters that the losses and optimisers "
+                "hold, so nothing would be trained; leave assign out."
+            )
         own = self.state_dict()
         wrong = [
             f"{name} is {list(value.shape)}, not {list(own[name].shape)}"

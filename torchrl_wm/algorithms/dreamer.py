@@ -39,10 +39,14 @@ class Dreamer(Algorithm):
     def _starts(
         self, latents: TensorDictBase, records: TensorDictBase
     ) -> tuple[TensorDictBase, TensorDictBase]:
-        """The latents and records among ``[B, T]`` that imagination starts from."""
+        """The latents and records among ``[B, T]`` that imagination starts from: the last that count."""
         if not self.imagination_starts:
             return latents, records
-        return latents[:, -self.imagination_starts :], records[:, -self.imagination_starts :]
+        last, mask = slice(-self.imagination_starts, None), records.get(keys.MASK, None)
+        if mask is None:
+            return latents[:, last], records[:, last]
+        order = mask.reshape(latents.shape).int().argsort(dim=1, stable=True)[:, last]
+        return latents.gather(1, order), records.gather(1, order)
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model alone."""

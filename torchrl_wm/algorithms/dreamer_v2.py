@@ -17,6 +17,7 @@ from torchrl_wm.algorithms.algorithm import results, total
 from torchrl_wm.algorithms.dreamer import Dreamer
 from torchrl_wm.algorithms.options import checks_options, preset
 from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
+from torchrl_wm.modules.encoding import sorted_leaves
 from torchrl_wm.modules.heads import NormalHead, actor_head
 from torchrl_wm.modules.styles import NETWORKS
 from torchrl_wm.objectives import (
@@ -233,4 +234,7 @@ class DreamerV2(Dreamer):
 
 
 def _continuous(action_spec: Composite) -> bool:
-    return all(isinstance(s, Bounded | Unbounded) for s in action_spec.values(True, True))
+    return all(
+        isinstance(spec, Bounded | Unbounded)
+        for spec in sorted_leaves(action_spec, "action").values()
+    )

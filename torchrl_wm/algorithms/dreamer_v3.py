@@ -220,9 +220,9 @@ class DreamerV3(Dreamer):
         self.policy = FilteringActor(model, self.actor)
         self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
         parts = (model, self.actor, self.critic)
-        parameters = [p for part in parts for p in part.parameters()]
+        groups = [{"params": list(part.parameters())} for part in parts]
         optimizer = DecayingDreamerV3Optimizer(
-            parameters, lr=lr, agc=agc, warmup_steps=lr_warmup, weight_decay=weight_decay
+            groups, lr=lr, agc=agc, warmup_steps=lr_warmup, weight_decay=weight_decay
         )
         self.optimizers = {"all": optimizer}
 
@@ -262,11 +262,19 @@ class DreamerV3(Dreamer):
         rows, _ = align_v3(trajectory, self.lambda_, self.applied_discount)
         rows.set(keys.VALUE_UNITS, value_units)
         self.start_mask(records, rows)
-        entries = [*self.replay_critic_loss.in_keys, keys.MASK]
-        replayed = records.select(*entries, strict=False)
-        replayed.set("features", self.world_model.features(latents))
-        replayed.set("bootstrap", rows["lambda_target"][0].view(*latents.batch_size, 1))
         actor, critic = self.actor_loss(rows), self.critic_loss(rows)
         actor.set("loss_actor", self.actor_scale * actor["loss_actor"])
         critic.set("loss_critic", self.critic_scale * critic["loss_critic"])
-        return [model_losses, actor, critic, self.replay_critic_loss(replayed)]
+        losses = [model_losses, actor, critic]
+        if self.replay_critic_loss.scale:
+            bootstrap = rows["lambda_target"][0].view(*latents.batch_size, 1)
+            losses.append(self._replay_critic(latents, records, bootstrap))
+        return losses
+
+    def _replay_critic(
+        self, latents: TensorDictBase, records: TensorDictBase, bootstrap: torch.Tensor
+    ) -> TensorDict:
+        entries = [*self.replay_critic_loss.in_keys, keys.MASK]
+        replayed = records.select(*entries, strict=False)
+        replayed.set("features", self.world_model.features(latents)).set("bootstrap", bootstrap)
+        return self.replay_critic_loss(replayed)

@@ -43,11 +43,11 @@ class TensorFlowAdam(torch.optim.AdamW):
         weight_decay: float = 0.0,
         grad_clip: float | None = None,
     ):
-        super().__init__(parameters, lr=lr, eps=eps, weight_decay=weight_decay / lr)
-        self.epsilon_hat, self.grad_clip = eps, grad_clip
+        super().__init__(parameters, lr=lr, eps=eps)
+        self.epsilon_hat, self.decay, self.grad_clip = eps, weight_decay, grad_clip
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"epsilon_hat": self.epsilon_hat, "grad_clip": self.grad_clip}
+        own = {"epsilon_hat": self.epsilon_hat, "decay": self.decay, "grad_clip": self.grad_clip}
         return super().__getstate__() | own
 
     @torch.no_grad()
@@ -59,9 +59,11 @@ class TensorFlowAdam(torch.optim.AdamW):
                 continue
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(parameters, self.grad_clip)
-            state = self.state.get(parameters[0], {})
-            count = int(state["step"]) + 1 if state else 1
+            steps = (self.state[p]["step"] for p in parameters if p in self.state)
+            count = int(max(steps, default=0)) + 1
             group["eps"] = self.epsilon_hat / (1 - group["betas"][1] ** count) ** 0.5
+            # AdamW multiplies the weights by 1 - lr * weight_decay.
+            group["weight_decay"] = self.decay / group["lr"] if group["lr"] else 0.0
         super().step()
 
 
@@ -69,10 +71,11 @@ class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
     """TorchRL's optimiser of DreamerV3, with the decoupled weight decay of the reference code.
 
     Each step also subtracts ``lr * weight_decay`` times the weights before the step, with the learning
-    rate of that step of the warm-up. Vectors (biases, scales of norms) do not decay.
+    rate of that step of the warm-up. Vectors (biases, scales of norms) do not decay. Steps are counted for
+    each group, for the warm-up and the correction of the averages; a group without any gradient makes none.
 
     Args:
-        parameters (iterable): parameters to optimise.
+        parameters (iterable): parameters to optimise, or groups of them.
 
     Keyword Args:
         weight_decay (float, optional): see above. Defaults to ``0.0``.
@@ -104,6 +107,9 @@ class DecayingDreamerV3Optimizer(DreamerV3Optimizer):
             share = group["lr"] * warmup * self.weight_decay
             matrices = [p for p in group["params"] if p.ndim > 1 and p.grad is not None]
             decayed.append((matrices, torch._foreach_mul(matrices, share)))
+        idle = [g for g in self.param_groups if all(p.grad is None for p in g["params"])]
         super().step()
+        for group in idle:
+            group["step"] -= 1
         for matrices, decay in decayed:
             torch._foreach_sub_(matrices, decay)

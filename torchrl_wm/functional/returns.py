@@ -50,6 +50,8 @@ def lambda_return(
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}; reward has {tuple(reward.shape)}."
             )
+    if not reward.is_floating_point():
+        reward = reward.float()
     decay = torch.as_tensor(discount * lambda_, dtype=reward.dtype, device=reward.device)
     decay = decay.expand_as(reward).unbind(time_dim)
     immediate = (reward + discount * (1 - lambda_) * next_value).unbind(time_dim)

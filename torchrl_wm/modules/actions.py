@@ -72,13 +72,23 @@ class ActionEncoding(nn.Module):
         return counts[0][0] if single else None
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
-        """Encodes the actions of ``tensordict`` (batch size ``[...]``) to ``[..., size]``."""
-        parts = []
-        for key in self.leaves:
+        """Encodes the actions of ``tensordict`` (batch size ``[...]``) to ``[..., size]``.
+
+        Raises:
+            KeyError: for a missing action.
+            ValueError: for one of another shape than in the spec.
+        """
+        parts, batch = [], tensordict.batch_size
+        for key, spec in self.leaves.items():
             action = tensordict.get(key, None)
             if action is None:
                 found = sorted(map(str, tensordict.keys(True, True)))
                 raise KeyError(f"The action {key!r} is missing; found {found}.")
+            if action.shape != (*batch, *spec.shape):
+                raise ValueError(
+                    f"The action {key!r} has the shape {list(action.shape)}; expected {list(spec.shape)} "
+                    f"after the batch dimensions {list(batch)}."
+                )
             parts.append(self.encode(key, action))
         return parts[0] if len(parts) == 1 else cat(parts, -1)
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torchrl.data import (
     Binary,
-    Categorical,
     Composite,
-    MultiCategorical,
+    MultiOneHot,
+    OneHot,
     TensorSpec,
 )
 
@@ -96,8 +96,8 @@ def _vector_output(spec: TensorSpec, use_symlog: bool) -> Output:
     counts = groups(spec)
     if counts is not None:
         output = one_hot_groups(counts)
-        indices = isinstance(spec, Categorical | MultiCategorical)
-        return IndexOutput(output, spec) if indices else output
+        flat = isinstance(spec, OneHot | MultiOneHot) and len(spec.shape) == 1
+        return output if flat else IndexOutput(output, spec)
     if isinstance(spec, Binary):
         return BernoulliOutput(spec.shape)
     return SymlogOutput(spec.shape) if use_symlog else NormalOutput(spec.shape)

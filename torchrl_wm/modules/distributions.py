@@ -23,6 +23,11 @@ def sum_event(x: Tensor, event_dims: int) -> Tensor:
     return x.flatten(-event_dims).sum(-1) if event_dims else x
 
 
+def _number(value: Tensor) -> Tensor:
+    """Truth values and integers as floats: bool has no difference, and int8 no ``-(-128)``."""
+    return value if value.is_floating_point() else value.float()
+
+
 class Prediction(Distribution):
     """Base of the distributions here: batch and event shape from a tensor, no argument checks."""
 
@@ -67,7 +72,7 @@ class UnitNormal(Prediction):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of ``[..., *event]``, summed over the event to ``[...]``."""
-        error = sum_event((self.loc - value).square(), self.event_dims)
+        error = sum_event((self.loc - _number(value)).square(), self.event_dims)
         return -0.5 * (error + self._event_shape.numel() * math.log(2 * math.pi))
 
     def entropy(self) -> Tensor:
@@ -156,7 +161,7 @@ class SymlogSquaredError(Prediction):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the summed squared error of the symlogs, ``[..., *event]`` to ``[...]``."""
-        return -sum_event((self.squashed - symlog(value)).square(), self.event_dims)
+        return -sum_event((self.squashed - symlog(_number(value))).square(), self.event_dims)
 
 
 class TwoHot(Prediction):

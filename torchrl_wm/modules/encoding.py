@@ -56,6 +56,11 @@ def encoded_size(key: NestedKey, spec: TensorSpec) -> int:
     Raises:
         TypeError: for a spec without a flat form; the message names the entry.
     """
+    if isinstance(spec, MultiCategorical) and len(spec.shape) > 1:
+        raise TypeError(
+            f"The entry {key!r} has the unsupported shape {list(spec.shape)} of a MultiCategorical; "
+            "supported is one dimension. Flatten it with torchrl.envs.FlattenObservation."
+        )
     counts = groups(spec)
     if counts is not None:
         return sum(counts)

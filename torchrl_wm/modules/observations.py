@@ -114,9 +114,12 @@ def _is_image(key: NestedKey, spec: TensorSpec) -> bool:
         return True
     if not floating or min(height, width) < 8:
         return False
-    if isinstance(spec, Bounded) and 1 < spec.space.high.max() < float("inf"):
+    low, high = (
+        (spec.space.low.min(), spec.space.high.max()) if isinstance(spec, Bounded) else (0, 1)
+    )
+    if 1 < high < float("inf") or -float("inf") < low < 0:
         raise ValueError(
-            f"The picture {key!r} has floats up to {spec.space.high.max().item():g}; expected bytes, or "
+            f"The picture {key!r} has floats from {low:g} to {high:g}; expected bytes, or "
             "floats in [0, 1]. Add torchrl.envs.ToTensorImage, or scale it where it is made."
         )
     return True

@@ -14,6 +14,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.actor_gradients import ActorGradient
+from torchrl_wm.objectives.entries import entry, scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 
 
@@ -98,13 +99,20 @@ class ActorLoss(LossModule):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """The loss of imagined rows ``[...]``."""
-        features, action, target, value, weight = (tensordict.get(key) for key in self.in_keys)
+        """The loss of imagined rows ``[...]``; in training mode it updates the normaliser.
+
+        Raises:
+            KeyError: for an entry of ``in_keys`` that is missing.
+            ValueError: for a return, baseline or weight that is not ``[..., 1]``.
+        """
+        features, action, *scalars = self.in_keys
+        features, action = (entry(tensordict, key, self) for key in (features, action))
+        target, value, weight = (scalar_entry(tensordict, key, self) for key in scalars)
         baseline = value
         mask = tensordict.get(self.tensor_keys.mask, None)
         if self.normalizer is not None:
             returns = target.detach() if mask is None else target.detach()[mask]
-            if len(returns):
+            if len(returns) and self.training:
                 self.normalizer.update(returns)
             scale = self.normalizer.scale()
             target, baseline = target / scale, value / scale

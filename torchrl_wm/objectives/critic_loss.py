@@ -15,7 +15,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
-from torchrl_wm.objectives.entries import scalar_entry
+from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.pieces import in_pieces
 
@@ -142,8 +142,15 @@ class CriticLoss(LossModule):
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """The loss of imagined rows ``[...]``, whose features are detached."""
-        features, target, weight = (tensordict.get(key) for key in self.in_keys)
+        """The loss of imagined rows ``[...]``, whose features are detached.
+
+        Raises:
+            KeyError: for an entry of ``in_keys`` that is missing.
+            ValueError: for a return or weight that is not ``[..., 1]``.
+        """
+        features, *scalars = self.in_keys
+        features = entry(tensordict, features, self)
+        target, weight = (scalar_entry(tensordict, key, self) for key in scalars)
         mask = tensordict.get(self.tensor_keys.mask, None)
         units = tensordict.get(self.tensor_keys.value_units, None)
         loss = self.terms(features.detach(), target, units) * weight.squeeze(-1).detach()
@@ -219,11 +226,19 @@ class ReplayCriticLoss(LossModule):
         """Weighted loss of each step ``[B, T - 1]`` before scaling, and the returns ``[B, T - 1, 1]``.
 
         Raises:
-            ValueError: for sequences of a single step.
+            ValueError: for sequences of a single step, or a batch that is not ``[B, T]``.
         """
+        if tensordict.ndim != 2:
+            raise ValueError(
+                "The critic's loss on replayed states reads step records [B, T], not a batch of shape "
+                f"{list(tensordict.shape)}."
+            )
         features, *scalars = self.in_keys
-        features = tensordict.get(features)
-        reward, last, terminated, bootstrap = (scalar_entry(tensordict, k, self) for k in scalars)
+        features = entry(tensordict, features, self)
+        read = (scalar_entry, flag_entry, flag_entry, scalar_entry)
+        reward, last, terminated, bootstrap = (
+            get(tensordict, key, self) for get, key in zip(read, scalars, strict=True)
+        )
         if reward.shape[1] < 2:
             raise ValueError(
                 "The critic's loss on replayed states needs sequences of at least 2 steps, for what a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
@@ -49,5 +50,22 @@ def scalar_entry(tensordict: TensorDictBase, key: NestedKey, loss: object) -> Te
         raise ValueError(
             f"{name} reads the entry {key!r} as [..., 1], but in a batch {list(tensordict.batch_size)} its "
             f"shape is {list(value.shape)}."
+        )
+    return value
+
+
+def flag_entry(tensordict: TensorDictBase, key: NestedKey, loss: object) -> Tensor:
+    """The entry ``[*batch, 1]`` of truth values called ``key``.
+
+    Raises:
+        KeyError: where it is missing.
+        ValueError: where it has another shape.
+        TypeError: where it holds numbers, whose negation would be another number.
+    """
+    value = scalar_entry(tensordict, key, loss)
+    if value.dtype != torch.bool:
+        raise TypeError(
+            f"{type(loss).__name__} reads the entry {key!r} as truth values (torch.bool), but it holds "
+            f"{value.dtype}; convert it with .bool()."
         )
     return value

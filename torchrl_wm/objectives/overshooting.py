@@ -69,7 +69,7 @@ class LatentOvershooting(nn.Module):
         is_init = records.get(world_model.is_init_key).squeeze(-1)
         counts = torch.ones_like(is_init) if mask is None else mask.reshape(is_init.shape)
         posterior = world_model.statistics(observed)[0]
-        action = records.get(world_model.previous_action_key) * ~is_init.unsqueeze(-1)
+        action = records.get(world_model.previous_action_key).masked_fill(is_init.unsqueeze(-1), 0)
         latents = tuple(
             _before(observed.get(key), carry.get(key), is_init) for key in world_model.latent_keys
         )
@@ -94,7 +94,7 @@ class LatentOvershooting(nn.Module):
 def _before(latents: Tensor, carry: Tensor, is_init: Tensor) -> Tensor:
     """The latents ``[B, T, S]`` of the previous row; zeros where an episode begins."""
     before = torch.cat([carry.unsqueeze(1), latents[:, :-1]], 1)
-    return before * ~is_init.unsqueeze(-1)
+    return before.masked_fill(is_init.unsqueeze(-1), 0)
 
 
 def _ahead(value: Tensor, steps: int) -> Tensor:

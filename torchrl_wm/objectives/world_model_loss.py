@@ -13,7 +13,7 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.objectives.divergence_rules import DivergenceRule
-from torchrl_wm.objectives.entries import check_distinct, scalar_entry
+from torchrl_wm.objectives.entries import check_distinct, flag_entry, scalar_entry
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.world_models import WorldModel
@@ -149,7 +149,7 @@ class WorldModelLoss(LossModule):
             ValueError: for a batch that is not ``[B, T + 1]`` with ``T`` at least 1, or an observation,
                 action or latent of another shape than the specs say.
         """
-        if tensordict.ndim < 2 or tensordict.shape[-1] < 2:
+        if tensordict.ndim != 2 or tensordict.shape[-1] < 2:
             raise ValueError(
                 f"The world model loss reads step records [B, T + 1] with T at least 1, not a batch of "
                 f"shape {list(tensordict.shape)}."
@@ -186,7 +186,7 @@ class WorldModelLoss(LossModule):
                 model.reward_head(features).log_prob(reward)
             )
         if model.continuation_head is not None:
-            goes_on = (~scalar_entry(records, self.tensor_keys.terminated, self)).float()
+            goes_on = (~flag_entry(records, self.tensor_keys.terminated, self)).float()
             value = model.continuation_head(features).log_prob(goes_on * self.continuation_discount)
             losses["continuation"] = -self.continuation_scale * mean(value)
         return losses

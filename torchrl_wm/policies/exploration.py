@@ -75,6 +75,8 @@ def make_exploration(
 ) -> nn.Module | None:
     """Noise for an action spec: normal for continuous actions, random choices for discrete ones.
 
+    Binary actions count as continuous: they are split at 0.5 after the noise.
+
     Args:
         action_spec (Composite): unbatched specs of the actions.
         amount (float): standard deviation, or probability of a random choice; 0 for no noise.

@@ -65,7 +65,8 @@ def make_rssm(
             ``"planet"`` or Dreamer ``"v1"``, ``"v2"`` or ``"v3"``. Defaults to ``"v3"``.
         latent (str, optional): ``"gaussian"`` or ``"categorical"``. Defaults to ``"categorical"``.
         cell (str, optional): ``"gru"``, ``"reset_before"``, ``"layer_norm"`` or ``"block"``.
-            Defaults to ``"block"``.
+            Defaults to ``"block"``, which divides an action above 1 by its magnitude, as DreamerV3 does:
+            have the environment scale its actions to -1 and 1, as :mod:`torchrl_wm.envs` does.
         belief_size, hidden_size (int, optional): size of the belief and of the layers around it.
         state_size (int, optional): number of Gaussian or categorical variables. Defaults to ``32``.
         classes (int, optional): classes of a categorical variable. Defaults to ``4``.

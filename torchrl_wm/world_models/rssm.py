@@ -188,7 +188,8 @@ class RSSM(WorldModel):
 
     def _imagine_step(self, features, action, noise, cell_weights) -> Tensor:
         belief, state = features.split(list(self.latent_sizes.values()), -1)
-        projected = self.cell.project_action(action)
+        # An actor may propose what only its clipped form was collected with.
+        projected = self.cell.project_action(self.action_encoding.clip(action))
         return torch.cat(self._advance(belief, state, projected, noise, cell_weights), -1)
 
     def _named(self, statistics: Statistics) -> dict[str, Tensor]:

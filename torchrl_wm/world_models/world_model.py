@@ -135,7 +135,7 @@ class WorldModel(TensorDictModuleBase):
         batch = tensordict.batch_size
         carry = self._carry(tensordict)
         action = self._require(tensordict, self.previous_action_key, (self.action_encoding.size,))
-        is_init = self._require(tensordict, self.is_init_key, (1,))
+        is_init = self._is_init(tensordict)
         noise = self.noise(batch, action.device) if noise is None else noise
         latents = self._filter_tensors(self._encode(tensordict), action, is_init, carry, noise)
         return tensordict.update(self._latent_td(latents, batch))
@@ -164,7 +164,7 @@ class WorldModel(TensorDictModuleBase):
         """
         batch, steps = records.batch_size[:-1], records.batch_size[-1]
         action = self._require(records, self.previous_action_key, (self.action_encoding.size,))
-        is_init = self._require(records, self.is_init_key, (1,))
+        is_init = self._is_init(records)
         carry = self.initial(batch, action.device) if carry is None else carry
         carry = tuple(value.reshape(-1, value.shape[-1]) for value in self._carry(carry))
         noise = self.noise((*batch, steps), action.device) if noise is None else noise
@@ -355,6 +355,15 @@ class WorldModel(TensorDictModuleBase):
             raise ValueError(
                 f"The entry {key!r} has the shape {list(value.shape)}; {type(self).__name__} was "
                 f"built for {list(shape)} after the batch dimensions {list(tensordict.batch_size)}."
+            )
+        return value
+
+    def _is_init(self, tensordict: TensorDictBase) -> Tensor:
+        value = self._require(tensordict, self.is_init_key, (1,))
+        if value.dtype != torch.bool:
+            raise TypeError(
+                f"The entry {self.is_init_key!r} holds {value.dtype}; expected truth values (torch.bool). "
+                "Convert it with .bool()."
             )
         return value
 
