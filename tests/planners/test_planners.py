@@ -132,6 +132,45 @@ def test_no_rows_in_a_world_model_are_an_answer_too(name, batch):
 
 
 @every_planner
+@pytest.mark.parametrize("batch", [(0,), (2, 0)])
+def test_no_rows_of_an_environment_are_an_answer_too(name, batch):
+    env = PendulumEnv()
+    start = env.reset(env.gen_params(batch_size=[2]))[:0].reshape(batch)
+    assert make(name, env)(start)["action"].shape == (*batch, 1)
+
+
+class Normed(nn.Module):
+    """A head behind a batch norm, whose result depends on the mode."""
+
+    def __init__(self, head, features):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(features), head
+
+    def forward(self, features):
+        return self.head(self.norm(features.flatten(0, -2)).view_as(features))
+
+
+@every_planner
+@pytest.mark.parametrize("trace", [True, False])
+def test_plans_are_those_of_evaluation_mode_and_leave_the_mode(name, trace):
+    torch.manual_seed(0)
+    specs = Composite(observation=Unbounded(3)), Composite(action=UNIT)
+    model = make_rssm(*specs, belief_size=16, units=8, use_continuation=False)
+    model.reward_head = Normed(model.reward_head, model.feature_size)
+    model.reward_head.norm.running_mean.normal_()
+    before = model.reward_head.norm.running_mean.clone()
+    planner = make(name, model, trace=trace)
+    found = []
+    for mode in (model.train, model.eval):
+        mode()
+        planner.generator = torch.Generator().manual_seed(0)
+        found.append(planner(model.initial([2]))["action"])
+        assert model.reward_head.norm.training == (mode == model.train)
+    assert torch.equal(*found)
+    assert torch.equal(model.reward_head.norm.running_mean, before)
+
+
+@every_planner
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 def test_every_row_of_a_batch_has_its_own_plan(name, batch, reach, generator):
     env = reach(UNIT)
@@ -486,6 +525,15 @@ def test_bad_input_is_named(reach):
     for option in (*bad, *({name: torch.nan} for one in bad for name in one)):
         with pytest.raises(ValueError, match=f"{next(iter(option))}=.* must"):
             make("icem", env, **option)
+
+
+def test_an_environment_with_a_batch_size_is_refused_at_once():
+    specs = Composite(observation=Unbounded(3)), Composite(action=UNIT)
+    env = LearnedEnv(
+        make_rssm(*specs, belief_size=16, units=8), batch_size=[5], terminate_below=0.5
+    )
+    with pytest.raises(ValueError, match=r"has the batch size \[5\]"):
+        make("cem", env)
 
 
 def test_missing_entries_are_named_with_what_to_do(reach):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 from tabular import ChanceDynamics, TabularDynamics
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
-from torchrl.data import Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
-from torchrl.envs import set_exploration_type
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
+from torchrl.envs import EnvBase, set_exploration_type
 from torchrl.envs.custom import TicTacToeEnv
 from torchrl.envs.utils import ExplorationType
 
-from torchrl_wm.envs import TicTacToe, gymnasium, model_specs
+from torchrl_wm.envs import LearnedEnv, TicTacToe, gymnasium, model_specs
 from torchrl_wm.modules import ActionEncoding
 from torchrl_wm.planners import (
     EnvModel,
@@ -36,7 +37,7 @@ from torchrl_wm.planners import (
 from torchrl_wm.planners.tree_search import EXECUTORS, Root
 from torchrl_wm.planners.tree_search.exponential import exp
 from torchrl_wm.policies import FilteringSearch
-from torchrl_wm.world_models import make_muzero
+from torchrl_wm.world_models import make_muzero, make_rssm
 
 executors = pytest.mark.parametrize("executor", list(EXECUTORS))
 OBSERVATION = Composite(observation=Unbounded(4))
@@ -540,3 +541,98 @@ def test_a_filtering_search_writes_the_keys_of_its_search():
     policy.random_actions = True
     rows = rollout[:, 0].clone().set("legal", torch.tensor([[False, True]] * 2))
     assert all(policy(rows)["action"].argmax(-1).eq(1).all() for _ in range(10))
+
+
+class Corridor(EnvBase):
+    """Two steps to the right earn 1 and end the episode; a step reads the observation, and no state."""
+
+    batch_locked = False
+
+    def __init__(self, done_key="done"):
+        super().__init__(batch_size=[])
+        self.action_spec, self.reward_spec = OneHot(2), Unbounded((1,))
+        self.observation_spec = Composite(place=Unbounded((1,)), mask=Unbounded((2,)))
+        ends = {"done": Binary(1, dtype=torch.bool), "terminated": Binary(1, dtype=torch.bool)}
+        self.full_done_spec = Composite(agent=ends) if done_key == "agent" else Composite(ends)
+        self.nested = done_key == "agent"
+
+    def _reset(self, tensordict):
+        batch = () if tensordict is None else tensordict.batch_size
+        return self._row(torch.zeros(*batch, 1), batch)
+
+    def _row(self, place, batch):
+        done = (place >= 2).bool()
+        ends = TensorDict(done=done, terminated=done.clone(), batch_size=batch)
+        out = TensorDict(place=place, mask=torch.ones(*batch, 2), batch_size=batch)
+        return out.set("agent", ends) if self.nested else out.update(ends)
+
+    def _step(self, tensordict):
+        place = tensordict["place"] + tensordict["action"][..., 1:].float()
+        return self._row(place, tensordict.batch_size).set("reward", (place >= 2).float())
+
+    def _set_seed(self, seed):
+        return seed
+
+
+@executors
+@pytest.mark.parametrize("done_key", ["done", "agent"])
+def test_environments_are_searched_that_step_from_observations_and_end_in_nested_entries(
+    executor, done_key
+):
+    env = Corridor(done_key)
+    even = TensorDictModule(
+        lambda mask: (0 * mask[..., :1], 0 * mask), ["mask"], ["state_value", "policy_logits"]
+    )
+    model = EnvModel(env, even, discount=0.9, mask_key="mask")  # a mask of numbers
+    policy = SearchPolicy(model, num_simulations=30, greedy=True, executor=executor)
+    out = policy(env._reset(TensorDict(batch_size=[3])))  # reset() needs the nested entries
+    assert (out["action"][:, 1] == 1).all()
+    assert (out["root_value"] < 0.9).all()  # nothing is earned after the end
+    assert (out["root_value"] > 0.3).all()
+
+
+def test_an_environment_with_a_batch_size_is_not_searched():
+    model = make_rssm(OBSERVATION, Composite(action=OneHot(2)), belief_size=16, units=8)
+    with pytest.raises(ValueError, match=r"has the batch size \[5\]"):
+        EnvModel(LearnedEnv(model, batch_size=[5]), judge())
+
+
+@pytest.mark.parametrize("rule", [MuZeroRule(dirichlet_fraction=0.0), GumbelRule()])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_reference_keeps_the_statistics_of_half_precision_in_single(rule, dtype):
+    generator = torch.Generator().manual_seed(0)
+    data = {
+        k: v.to(dtype) if v.is_floating_point() else v for k, v in tables(generator, 30, 4).items()
+    }
+    wide = {k: v.float() if v.is_floating_point() else v for k, v in data.items()}
+    trees = []
+    for numbers in (data, wide):
+        model = TabularDynamics(numbers)
+        root = model.roots(torch.arange(3))
+        options = {"num_simulations": 60, "executor": "reference"}
+        trees.append(search(model, root, rule, **options))
+    half, single = trees
+    assert half["node_values"].dtype == torch.float32
+    assert torch.equal(half["children_visits"], single["children_visits"])
+    torch.testing.assert_close(half["node_values"], single["node_values"])
+
+
+@executors
+def test_a_policy_that_is_no_number_is_no_end_of_an_episode(executor):
+    model, policy = rooted(Bounded(-1, 1, (2,)), 2)
+    policy = SearchPolicy(model, num_simulations=8, num_sampled_actions=4, executor=executor)
+    for parameter in model.policy_head.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises((ValueError, FloatingPointError), match=r"(?i)nan|not finite"):
+        policy(model.initial([2]))
+
+
+def test_a_first_search_under_autocast_does_not_stay_slow():
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(3)))
+    policy = SearchPolicy(model, num_simulations=4)
+    td = model.initial([2])
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy(td.clone())
+    policy(td.clone())
+    assert policy.evaluator.program is not None

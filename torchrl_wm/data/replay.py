@@ -162,7 +162,7 @@ class StepReplay:
         if batch.ndim != 2 or batch.shape[0] != self.num_envs:
             raise ValueError(
                 f"A batch must be [{self.num_envs}, steps] (num_envs={self.num_envs}), but its "
-                f"shape is {list(batch.shape)}."
+                f"shape is {list(batch.shape)}. MultiSyncCollector joins its workers so with cat_results=0."
             )
         records = step_records(
             batch,
@@ -323,8 +323,8 @@ class StepReplay:
             raise ValueError(
                 f"Environment {int(written[other][0])} goes on at step 0 of the batch from another action "
                 "than the one stored last: a batch is missing, or batches of several workers arrive in "
-                "turn, as from MultiAsyncCollector. Use Collector or MultiSyncCollector, or a replay for "
-                "each worker."
+                "turn, as from MultiAsyncCollector. Use Collector or MultiSyncCollector(cat_results=0), or a "
+                "replay for each worker."
             )
 
 

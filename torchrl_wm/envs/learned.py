@@ -12,10 +12,15 @@ from torchrl.data import Composite, ReplayBuffer, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
 from torchrl_wm import keys
-from torchrl_wm.data import LatentCompression, PrioritizedSequenceSampler, RingWriter
+from torchrl_wm.data import (
+    LatentCompression,
+    PrioritizedSequenceSampler,
+    RingWriter,
+    StepReplay,
+)
 from torchrl_wm.world_models import WorldModel
 
-Start = Callable[[int], TensorDictBase] | TensorDictBase | ReplayBuffer
+Start = Callable[[int], TensorDictBase] | TensorDictBase | ReplayBuffer | StepReplay
 
 FEATURES = "features"
 """``[..., F]`` float: all latent entries joined, what a policy reads."""
@@ -35,10 +40,10 @@ class LearnedEnv(ModelBasedEnvBase):
         world_model (WorldModel): the model; its step must predict rewards. It stays on its device.
 
     Keyword Args:
-        start (callable, TensorDictBase or ReplayBuffer, optional): where episodes begin: a function of
-            a number of rows that returns latents ``[n]``, latents ``[...]`` from which rows are drawn
-            uniformly, or a replay buffer that stores latents, whose rows are drawn uniformly too (except
-            the final ones of step records, which no policy filtered). Defaults to zeros, the latents
+        start (callable, TensorDictBase, ReplayBuffer or StepReplay, optional): where episodes begin: a
+            function of a number of rows that returns latents ``[n]``, latents ``[...]`` from which rows
+            are drawn uniformly, or a replay that stores latents, whose rows are drawn uniformly too
+            (except the final ones of step records, which no policy filtered). Defaults to zeros, the latents
             before any observation. Latents passed to ``reset`` take precedence.
         write_observations (bool, optional): decode the latents and write the observations under their
             own names, so that a policy of the real environment acts here: images as floats in [0, 1],
@@ -168,6 +173,8 @@ def _stored_rows(buffer: ReplayBuffer, count: int) -> TensorDictBase:
 
 
 def _rows_of(start: Start | None) -> Callable[[int], TensorDictBase] | None:
+    if isinstance(start, StepReplay):
+        start = start.buffer
     if isinstance(start, ReplayBuffer):
         return partial(_stored_rows, start)
     if isinstance(start, TensorDictBase):

@@ -16,6 +16,7 @@ from torchrl.envs import EnvBase, TensorDictPrimer
 
 from torchrl_wm import keys
 from torchrl_wm.planners.action_space import ActionSpace
+from torchrl_wm.planners.evaluating import evaluating
 from torchrl_wm.planners.simulators import make_simulator
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
@@ -207,7 +208,12 @@ class Planner(TensorDictModuleBase):
         Raises:
             KeyError: for a missing entry.
         """
-        rows = self._read(tensordict)
+        with evaluating(self):
+            return self._optimise(self._read(tensordict), noise)
+
+    def _optimise(
+        self, rows: TensorDictBase, noise: Sequence[Tensor] | None
+    ) -> tuple[Tensor, dict[NestedKey, Tensor]]:
         start = self.simulator.start(rows)
         mean, std = self._begin(rows)
         proposals = self._propose(start)

@@ -17,6 +17,7 @@ from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.planners.imagined_steps import ImaginedSteps
 from torchrl_wm.planners.recording import Recording
+from torchrl_wm.planners.stateless import check_unbatched, ended, flat, outermost, start_keys
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
@@ -149,7 +150,7 @@ class ModelSimulator(nn.Module):
             actions.append(policy(torch.cat(latents, -1)))
             latents = model.unroll(latents, actions[-1].unsqueeze(0), draw.unsqueeze(0))
             latents = tuple(value[0] for value in latents)
-        return torch.stack(actions, 1).unflatten(0, (-1, count))
+        return torch.stack(actions, 1).unflatten(0, (len(start[0]), count))
 
     def _noise(self, horizon: int, rows: int, device, generator: torch.Generator | None) -> Tensor:
         noise = self.model.trajectory_noise(horizon, rows, device, generator)
@@ -195,21 +196,17 @@ class EnvSimulator(nn.Module):
         read_observations: bool = False,
     ):
         super().__init__()
-        if env.batch_locked:
-            raise ValueError(
-                f"{type(env).__name__} is batch-locked: it cannot step several candidates from one "
-                "state. Planning needs a stateless environment (batch_locked=False) or a world model."
-            )
+        check_unbatched(env)
         self.env, self.discount = _without_notes(env), discount
         self.reward_key = _check_reward_key(env, reward_key)
         self.rewards = f"the reward {self.reward_key} of {type(env).__name__}"
         self.terminal_value, self.value_key = terminal_value, value_key
         self.advantage_module = advantage_module
-        self.in_keys = _start_keys(
+        self.in_keys = start_keys(
             self.env, observed=read_observations or advantage_module is not None
         )
         self.encoding = ActionEncoding(env.full_action_spec_unbatched)
-        self.done_keys = [unravel_key(("next", *_as_tuple(k))) for k in _outermost_done(env)]
+        self.done_keys = outermost(env, "done")
 
     def compile_steps(self, **options) -> None:
         """Raises a TypeError: the steps of an environment are its own."""
@@ -238,10 +235,9 @@ class EnvSimulator(nn.Module):
         alive = torch.ones(len(actions), dtype=torch.bool, device=actions.device)
         for t in range(horizon):
             row = self.env.step(self.encoding.decode(actions[:, t], state))
-            reward = row.get(self.reward_key)
-            reward = reward.reshape(len(reward), -1).sum(1)
+            reward = flat(row.get(self.reward_key)).sum(1)
             total = total + self._counted(reward, alive, weight)
-            alive, weight = alive & ~self._done(row), weight * self.discount
+            alive, weight = alive & ~ended(row, self.done_keys), weight * self.discount
             state = step_mdp(row)
             if self.advantage_module is not None:
                 rows.append(row.select(*self.in_keys, *self.encoding.in_keys, "next"))
@@ -266,14 +262,10 @@ class EnvSimulator(nn.Module):
             row = self.env.step(policy(state))
             actions.append(self.encoding(row))
             state = step_mdp(row)
-        return torch.stack(actions, 1).unflatten(0, (-1, count))
+        return torch.stack(actions, 1).unflatten(0, (len(start), count))
 
     def _repeat(self, start: TensorDictBase, count: int) -> TensorDictBase:
-        return start.unsqueeze(1).expand(len(start), count).reshape(-1)
-
-    def _done(self, row: TensorDictBase) -> Tensor:
-        ended = [row.get(key).reshape(len(row), -1).all(1) for key in self.done_keys]
-        return torch.stack(ended).any(0)
+        return start.unsqueeze(1).expand(len(start), count).reshape(len(start) * count)
 
     @staticmethod
     def _counted(value: Tensor, alive: Tensor, weight: float) -> Tensor:
@@ -359,17 +351,6 @@ def _without_notes(env: EnvBase) -> EnvBase:
     return TransformedEnv(env.base_env, Compose(*kept)) if kept else env.base_env
 
 
-def _start_keys(env: EnvBase, *, observed: bool) -> list[NestedKey]:
-    """What an environment steps from: its state; its observations too, where it names no state itself."""
-    itself = env
-    while isinstance(itself, TransformedEnv):
-        itself = itself.base_env  # transforms such as StepCounter have a state of their own
-    specs = [env.state_spec]
-    if observed or itself.state_spec.is_empty():
-        specs.append(env.observation_spec)
-    return list(dict.fromkeys(key for spec in specs for key in spec.keys(True, True)))
-
-
 def _repeat(start: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
     return tuple(value.repeat_interleave(count, 0) for value in start)
 
@@ -398,10 +379,3 @@ def _single_reward(env: EnvBase) -> NestedKey:
             "reward_key=('next', ...)."
         )
     return env.reward_keys[0]
-
-
-def _outermost_done(env: EnvBase) -> list[NestedKey]:
-    """The ``done`` entries nearest to the root: that of a team takes precedence over its members'."""
-    found = [_as_tuple(key) for key in env.done_keys if _as_tuple(key)[-1] == "done"]
-    depth = min(map(len, found))
-    return [key for key in found if len(key) == depth]

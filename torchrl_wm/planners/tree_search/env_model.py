@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners.stateless import check_unbatched, ended, outermost, start_keys
 from torchrl_wm.planners.tree_search.evaluation import Latents, Root, Step
 from torchrl_wm.planners.tree_search.models import SearchedModel, require
 from torchrl_wm.planners.tree_search.tree import DECISION, TERMINAL
@@ -25,8 +26,8 @@ class EnvModel(SearchedModel):
     where an episode ends; forbidden actions are never stepped.
 
     Args:
-        env (EnvBase): an environment whose step depends on its input alone, of any batch size (not
-            batch-locked).
+        env (EnvBase): an environment whose step depends on its input alone, without a batch size of its
+            own (and not batch-locked).
         evaluation (TensorDictModuleBase): reads observations, writes ``state_value [..., 1]``, from the
             view of the player to move, and ``policy_logits [..., A]``.
 
@@ -41,7 +42,8 @@ class EnvModel(SearchedModel):
         value_key, logits_key (NestedKey, optional): what the evaluation writes.
 
     Raises:
-        ValueError: for a batch-locked environment, or rewards of several players without a turn.
+        ValueError: for an environment that is batch-locked or has a batch size, or rewards of several
+            players without a turn.
 
     Examples:
         >>> from tensordict.nn import TensorDictModule
@@ -72,10 +74,7 @@ class EnvModel(SearchedModel):
         logits_key: NestedKey = keys.POLICY_LOGITS,
     ):
         super().__init__()
-        if env.batch_locked:
-            raise ValueError(
-                f"{type(env).__name__} is batch-locked: a search steps any number of states at once."
-            )
+        check_unbatched(env)
         self.env, self.evaluation, self.discount = env, evaluation, float(discount)
         self.reward_keys = list(env.reward_keys if reward_keys is None else reward_keys)
         if len(self.reward_keys) > 1 and turn_key is None:
@@ -87,7 +86,8 @@ class EnvModel(SearchedModel):
         self.mask_key = None if mask_key is None else unravel_key(mask_key)
         self.value_key, self.logits_key = unravel_key(value_key), unravel_key(logits_key)
         self.action_encoding = ActionEncoding(env.full_action_spec)
-        read = [*env.full_state_spec.keys(True, True), *evaluation.in_keys]
+        self.done_keys, self.terminated_keys = outermost(env, "done"), outermost(env, "terminated")
+        read = [*start_keys(env), *evaluation.in_keys]
         read += [key for key in (self.turn_key, self.mask_key) if key is not None]
         self.in_keys = list(dict.fromkeys(map(unravel_key, read)))
 
@@ -101,19 +101,17 @@ class EnvModel(SearchedModel):
         """Follows encoded actions ``[R, F]`` from states ``[R, ...]``."""
         rows = TensorDict(dict(zip(self.in_keys, latents, strict=True)), [len(action)])
         before = None if self.turn_key is None else rows.get(self.turn_key).reshape(len(action))
-        following = self.env.step(self.action_encoding.decode(action, rows)).get("next")
+        row = self.env.step(self.action_encoding.decode(action, rows))
+        following = row.get("next")
         states = tuple(
             require(following, key, type(self.env).__name__, ("next",)) for key in self.in_keys
         )
         value, logits = self._judge(following.select(*self.in_keys))
-        done, terminated = (
-            following.get(key).reshape(len(action)) for key in ("done", "terminated")
-        )
-        discount = torch.where(terminated, 0.0, self.discount).to(value.dtype)
+        discount = torch.where(ended(row, self.terminated_keys), 0.0, self.discount).to(value.dtype)
         if before is not None:
             after = following.get(self.turn_key).reshape(len(action))
             discount = torch.where(before == after, discount, -discount)
-        kind = torch.where(done, TERMINAL, DECISION).to(torch.int8)
+        kind = torch.where(ended(row, self.done_keys), TERMINAL, DECISION).to(torch.int8)
         return Step(states, self._reward(following, before), value, logits, discount, kind)
 
     def _reward(self, following: TensorDictBase, turn: Tensor | None) -> Tensor:
@@ -131,5 +129,5 @@ class EnvModel(SearchedModel):
         value = require(judged, self.value_key, name).reshape(len(rows))
         logits = require(judged, self.logits_key, name)
         if self.mask_key is not None:
-            logits = logits.masked_fill(~rows.get(self.mask_key), -torch.inf)
+            logits = logits.masked_fill(~rows.get(self.mask_key).bool(), -torch.inf)
         return value, logits

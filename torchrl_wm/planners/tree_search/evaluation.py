@@ -198,7 +198,7 @@ class NodeEvaluator(nn.Module):
         self._current = None
         if self._watched.changed():
             self._recorded.clear()
-        if self.trace:
+        if self.trace and not torch.is_autocast_enabled(first[0].device.type):
             program = self._recording("program", store, rows)
             if program is not None and rows * program.network.weights.size <= _LARGEST:
                 program.refresh()

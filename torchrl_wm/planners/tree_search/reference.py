@@ -23,20 +23,24 @@ class ReferenceExecutor(Executor):
     """One visit of every row at a time; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
     def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise):
+        # In half precision the mean of many visits would stand still.
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        value, logits = value.to(dtype), logits.to(dtype)
         tree = make_tree(
-            len(logits), num_simulations, logits.shape[-1], dtype=value.dtype, device=value.device
+            len(logits), num_simulations, logits.shape[-1], dtype=dtype, device=value.device
         )
         tree["node_visits"][:, 0] = 1
         tree["node_values"][:, 0] = value
         tree["raw_values"][:, 0] = value
         tree["logits"][:, 0] = logits
         tree["priors"][:, 0] = masked_priors(logits)
-        self.tree, self.rule, self.max_depth, self.noise = tree, rule, max_depth, noise
+        self.tree, self.rule, self.max_depth = tree, rule, max_depth
+        self.noise = None if noise is None else noise.to(dtype)
         self.simulation, self.num_simulations = 0, num_simulations
         self.rows = torch.arange(tree.shape[0], device=tree["priors"].device)
         self.capacity = tree.shape[0] * (num_simulations + 1)
         self.parent = self.action = self.rows
-        dtype, device = tree["priors"].dtype, self.rows.device
+        device = self.rows.device
         root = node_statistics(tree)
         if isinstance(rule, GumbelRule):
             self.schedule = rule.schedule(root.priors.shape[-1], num_simulations).to(device)

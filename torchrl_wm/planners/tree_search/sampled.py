@@ -111,4 +111,6 @@ class SampledDynamics(Dynamics):
         """Logits ``[R, K]`` of the samples: the log of how often each was drawn."""
         same = (samples.unsqueeze(-2) == samples.unsqueeze(-3)).all(-1)
         seen_before = same.tril(-1).any(-1)
-        return same.sum(-1).to(samples.dtype).log().masked_fill(seen_before, -torch.inf)
+        logits = same.sum(-1).to(samples.dtype).log().masked_fill(seen_before, -torch.inf)
+        # Equal to nothing, they would count as actions that are not allowed.
+        return logits.masked_fill(samples.isnan().any(-1), torch.nan)

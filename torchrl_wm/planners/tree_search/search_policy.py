@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import copy
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_wm import keys
 from torchrl_wm.modules.exploration_type import wants_mode
+from torchrl_wm.planners.evaluating import evaluating
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.env_model import EnvModel
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator
@@ -261,16 +260,3 @@ def make_dynamics(
     if num_sampled_actions is None:
         return DiscreteDynamics(model, discount)
     return SampledDynamics(model, num_sampled_actions, discount)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """PackedStep mode inside, every submodule's own mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:  # not by assignment, which first searches the module for parameters
-        vars(part)["training"] = False
-    try:
-        yield
-    finally:
-        for part in training:
-            vars(part)["training"] = True
