@@ -12,9 +12,13 @@ NAMES = ("acting", "dreamer_update", "planners", "replay", "search", "training_l
 
 def main() -> None:
     """Runs ``benchmarks/<name>.py`` with the remaining arguments."""
+    usage = f"Usage: benchmark.py {{{'|'.join(NAMES)}}} [its options]"
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(usage)
+        return
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         asked = f"Unknown benchmark {sys.argv[1]!r}. " if len(sys.argv) > 1 else ""
-        sys.exit(f"{asked}Usage: benchmark.py {{{'|'.join(NAMES)}}} [its options]")
+        sys.exit(asked + usage)
     script = str(FOLDER / f"{sys.argv[1]}.py")
     sys.argv = [script, *sys.argv[2:]]
     sys.path.insert(0, str(FOLDER))

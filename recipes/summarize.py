@@ -20,18 +20,25 @@ COLUMNS = ("step", "seconds", "mean", "std", "min", "max", "episodes")
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads run folders and writes the three files."""
-    options = _parser().parse_args(arguments)
-    runs = [RunFolder.open(path) for path in options.run_dirs]
-    rows = [row for run in runs for row in evaluations(run)]
+    parser = _parser()
+    options = parser.parse_args(arguments)
     out = Path(options.out)
+    if RunFolder(out).is_run():
+        parser.error(f"{out} is a run: the first argument names the files to write.")
+    runs = [RunFolder.open(path) for path in options.run_dirs]
+    seeds = [OmegaConf.create(run.config).seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        parser.error(f"The runs have the seeds {seeds}; a table shows one run of each seed.")
+    rows = [row for run in runs for row in evaluations(run)]
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_suffix(".csv").open("w", newline="") as stream:
+    csv_file, report_file, plot = (out.with_name(out.name + end) for end in (".csv", ".md", ".png"))
+    with csv_file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ("seed", *COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    out.with_suffix(".md").write_text(report(out.name, runs, rows))
-    draw(out.with_suffix(".png"), out.name, rows)
-    print(out.with_suffix(".md").read_text())
+    report_file.write_text(report(out.name, runs, rows))
+    draw(plot, out.name, rows)
+    print(report_file.read_text())
 
 
 def evaluations(run: RunFolder) -> list[dict[str, float]]:

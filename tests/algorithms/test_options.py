@@ -75,3 +75,10 @@ def test_parts_of_other_algorithms_are_named():
         make(MuZero, world_model=make_rssm)
     with pytest.raises(ValueError, match="balance=2"):
         make(DreamerV2, kl={"strategy": "balanced", "balance": 2})
+
+
+@pytest.mark.parametrize("option", ["free_bits", "discount", "entropy", "lr"])
+def test_nothing_is_no_number(option):
+    specs = Composite(x=Unbounded(3)), Composite(action=OneHot(2))
+    with pytest.raises(ValueError, match=f"{option}=None must be a number"):
+        DreamerV3(*specs, **{option: None})

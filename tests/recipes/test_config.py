@@ -194,3 +194,17 @@ def test_saved_config_takes_only_what_may_change():
 def test_devices():
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.progress=off"],
+        ["algorithm=dreamer_v3", "algorithm.use_ema_critic='false'"],
+        ["algorithm=dreamer_v3", "++algorithm.compile=no"],
+    ],
+)
+def test_words_do_not_count_as_true(overrides):
+    with pytest.raises(OptionError, match=r"=(off|false|no) must be true or false"):
+        check_overrides(CONFIG, "train", overrides)
+    check_overrides(CONFIG, "train", [re.sub("'false'|off|no$", "false", o) for o in overrides])

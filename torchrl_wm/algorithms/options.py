@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -36,7 +37,7 @@ RANGES: dict[str, Range] = {
 def checks_options(init: Callable[..., None]) -> Callable[..., None]:
     """Decorates the constructor of an algorithm to refuse numbers out of range before anything is built.
 
-    ``None`` is passed on unchecked.
+    ``None`` is passed on where it is the default.
 
     Raises:
         ValueError: names the option, its value and the valid range.
@@ -51,12 +52,14 @@ def checks_options(init: Callable[..., None]) -> Callable[..., None]:
         ValueError: discount=99 must be a number from 0 to 1, but not 0.
     """
 
+    parameters = inspect.signature(init).parameters
+    optional = {name for name, parameter in parameters.items() if parameter.default is None}
+
     @functools.wraps(init)
     def checked(self, *args, **options) -> None:
         for name in RANGES.keys() & options.keys():
-            value = options[name]
-            if value is not None:
-                RANGES[name].check(**{name: value})
+            if options[name] is not None or name not in optional:
+                RANGES[name].check(**{name: options[name]})
         init(self, *args, **options)
 
     return checked

@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 from torchrl_wm import keys
 from torchrl_wm.data import StepReplay
 from torchrl_wm.envs import action_repeat, model_specs, recorded_keys
-from torchrl_wm.ranges import COUNT
+from torchrl_wm.ranges import COUNT, NUMBER
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
 from torchrl_wm.training.configuration import OptionError, instantiate, require_parameter
 from torchrl_wm.training.evaluation import Evaluator
@@ -28,13 +28,13 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
         OptionError: for a planner with an algorithm that takes none, and where the algorithm's
             ``two_players`` does not fit the environment.
     """
-    two_players = config.algorithm.get("two_players", True)
+    two_players = config.algorithm.get("two_players", False)
     if not two_players and _takes_turns(env):
         raise OptionError(
             "In this environment two players take turns: set algorithm.two_players=true, as "
-            "algorithm=alphazero does."
+            "algorithm=alphazero does, or choose an algorithm that has this option."
         )
-    if config.algorithm.get("two_players", False) and not _takes_turns(env):
+    if two_players and not _takes_turns(env):
         raise OptionError(
             "algorithm.two_players=true needs an environment whose observations say to_play, such as "
             "env=tictactoe: leave it out here."
@@ -68,7 +68,11 @@ def build_trainer(
         RuntimeError: if another process trains in the folder of ``resumed``.
         ValueError: if ``total_steps`` is less than the steps that ``resumed`` has taken.
     """
+    training = config.training
+    in_training = lambda *names: {f"training.{name}": training[name] for name in names}
     COUNT.check(total_steps=config.total_steps)
+    COUNT.check(**in_training("evaluation_envs", "evaluation_episodes"))
+    NUMBER.check(**in_training("first_updates", "checkpoint_every"))
     if resumed is not None:  # before anything is built that would have to be closed
         checkpoint = read_checkpoint(latest_checkpoint(resumed.checkpoints))
         if config.total_steps < checkpoint.step:

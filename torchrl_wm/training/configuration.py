@@ -135,7 +135,8 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
     judges it; sweeps over groups are left to Hydra.
 
     Raises:
-        OptionError: for an option or a member of a group that does not exist.
+        OptionError: for an option or a member of a group that does not exist, or a word such as ``no``
+            where an option is true or false: every word would count as true.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -175,6 +176,8 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
         _check_path(known, override.key_or_group.partition(".")[0])
     for override in values:
         _check_path(config, override.key_or_group)
+    for override in (*values, *additions):
+        _check_switch(known, override.key_or_group, override.value())
     given = [override.key_or_group for override in values]
     for name in config:
         if name == "hydra" or OmegaConf.is_interpolation(config, name):
@@ -217,6 +220,20 @@ def _check_path(config: DictConfig, path: str) -> None:
             names = [name for name in valid if not str(name).startswith("_") and name != "hydra"]
             raise OptionError(unknown(part, names, kind, _elsewhere(config, part)))
         node = node._get_node(part) if depth < len(parts) - 1 else None
+
+
+def _check_switch(config: DictConfig, path: str, value: Any) -> None:
+    """Checks the value of an option that is true or false, unless it refers to another option."""
+    from hydra.core.override_parser.types import QuotedString
+
+    word = value.text if isinstance(value, QuotedString) else value
+    if not isinstance(word, str) or "${" in word:
+        return
+    node = OmegaConf.to_container(config, resolve=False)
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if isinstance(node, bool):
+        raise OptionError(f"{path}={word} must be true or false.")
 
 
 def _elsewhere(config: DictConfig, name: str) -> list[str]:

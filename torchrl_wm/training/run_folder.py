@@ -42,7 +42,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path, self.made = Path(path), False
         self.checkpoints = self.path / CHECKPOINTS
         self.replay = self.path / REPLAY
 
@@ -59,13 +59,13 @@ class RunFolder:
         """
         run = cls(path)
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            go_on = (
-                f"Go on with that run: resume={run.path}; or choose" if run.is_run() else "Choose"
-            )
+            begun = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+            go_on = f"Go on with that run: resume={run.path}; or choose" if begun else "Choose"
             raise FileExistsError(
                 f"{run.path} exists already and nothing in it is overwritten. {go_on} another folder: "
                 "run_dir=..."
             )
+        run.made = not run.path.exists()
         run.path.mkdir(parents=True, exist_ok=True)
         (run.path / CONFIG).write_text(config)
         run.note_start()
@@ -78,8 +78,14 @@ class RunFolder:
         os.replace(aside, self.path / CONFIG)
 
     def discard(self) -> None:
-        """Deletes the folder of a run that never took a step."""
-        shutil.rmtree(self.path)
+        """Deletes what is in the folder of a run that never took a step, and the folder if it was made."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if self.made:
+            self.path.rmdir()
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
