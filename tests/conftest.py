@@ -16,11 +16,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from emulated_cuda import emulated_cuda
+from tested_device import DEVICE
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
@@ -28,6 +31,7 @@ FOLDER = Path(__file__).parent / "golden"
 # Workers of the tests share the cores: small models are ruined by threads that outnumber them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+torch.backends.cudnn.allow_tf32 = False  # three decimal digits are fewer than the golden files have
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +57,9 @@ class GoldenCase:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         self.cfg = {n[4:]: a.tolist() for n, a in arrays.items() if n.startswith("cfg/")}
-        self.entries = {n: torch.from_numpy(a) for n, a in arrays.items() if n[:4] != "cfg/"}
+        self.entries = {
+            n: torch.from_numpy(a).to(DEVICE) for n, a in arrays.items() if n[:4] != "cfg/"
+        }
 
     def __getitem__(self, name: str) -> Tensor:
         """A fresh copy of the entry with its full name, for example ``in/x``."""
@@ -132,7 +138,7 @@ class GoldenCase:
             self._compare(actual, self.weight(name, prefix), f"{prefix}/{name}", None)
 
     def _compare(self, actual: Tensor, expected: Tensor, name: str, tolerance: float | None):
-        actual = actual.detach().cpu()
+        actual, expected = actual.detach().cpu(), expected.cpu()
         where = f"{self.path.name} {name}"
         assert actual.shape == expected.shape, f"{where}: {actual.shape} is not {expected.shape}"
         if not expected.is_floating_point():
@@ -145,6 +151,24 @@ class GoldenCase:
         if bad.any():
             error = (actual - expected).abs()[bad].max().item()
             pytest.fail(f"{where}: {int(bad.sum())} entries differ, by {error:.3g} of {scale:.3g}")
+
+
+def _cuda():
+    return nullcontext() if torch.cuda.is_available() else emulated_cuda()
+
+
+@pytest.fixture
+def cuda():
+    """The GPU of this machine; where there is none, an emulated one."""
+    with _cuda():
+        yield
+
+
+@pytest.fixture
+def tested_device():
+    """Whatever ``TORCHRL_WM_TEST_DEVICE`` needs."""
+    with nullcontext() if torch.device(DEVICE).type == "cpu" else _cuda():
+        yield
 
 
 def pytest_generate_tests(metafunc):
@@ -163,6 +187,7 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture
-def golden(request) -> GoldenCase:
-    """The golden case that a test marked ``golden(<family>)`` runs on."""
-    return GoldenCase(request.param)
+def golden(request, tested_device) -> GoldenCase:
+    """The golden case that a test marked ``golden(<family>)`` runs on, on the device of the tests."""
+    with torch.device(DEVICE):
+        yield GoldenCase(request.param)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tabular import ChanceDynamics, TabularDynamics
+from tested_device import DEVICE
 
 from torchrl_wm.planners.tree_search import (
     CHANCE,
@@ -117,7 +118,7 @@ def test_muzero(golden, executor):
         max_depth=depth(golden),
         executor=executor,
         keep_latents=True,
-    )
+    ).to(DEVICE)
     check_tree(golden, tree)
     check_states(golden, tree)
     check_root(golden, tree)
@@ -140,7 +141,7 @@ def test_gumbel(golden, executor):
         max_depth=depth(golden),
         executor=executor,
         keep_latents=True,
-    )
+    ).to(DEVICE)
     check_tree(golden, tree)
     check_states(golden, tree)
     check_root(golden, tree)
@@ -169,7 +170,7 @@ def test_chance_nodes(golden, executor):
         max_depth=depth(golden),
         executor=executor,
         keep_latents=True,
-    )
+    ).to(DEVICE)
     made = tree["node_visits"] > 0
     for ours, theirs in (
         ("node_visits", "node_visits"),

@@ -26,17 +26,19 @@ def command(tmp_path, monkeypatch, capfd):
             code = error.code
             if isinstance(code, str):
                 print(code)
+        finally:
+            torch.set_grad_enabled(True)  # commands that only evaluate switch it off
         output = "".join(capfd.readouterr())
         assert bool(code) == fails, output
         return output
 
     def tiny(*arguments, **options):
-        return run("train", *arguments, "algorithm=tiny", *TINY, **options)
+        device = [] if any(a.startswith("device=") for a in arguments) else ["device=cpu"]
+        return run("train", *arguments, "algorithm=tiny", *device, *TINY, **options)
 
     run.tiny, run.config = tiny, TINY
     yield run
     torch.set_num_threads(threads)
-    torch.set_grad_enabled(True)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tested_device import DEVICE
 
 from torchrl_wm.algorithms import PlaNet
 from torchrl_wm.training import latest_checkpoint, read_checkpoint
@@ -242,7 +243,7 @@ def test_environment_of_an_own_function(command, tmp_path):
 
 
 def test_benchmark_measures_loop_and_update(command, tmp_path):
-    output = command("benchmark", "training_loop", "algorithm=tiny", *command.config)
+    output = command("benchmark", "training_loop", "algorithm=tiny", "device=cpu", *command.config)
     assert all(name in output for name in ("bare collector", "without updates", "update: "))
     assert not list(tmp_path.iterdir())
 
@@ -251,7 +252,7 @@ SMALL = [
     *("replay.batch_size=2", "replay.slice_length=4", "replay.capacity=200", "logger=csv"),
     *("algorithm.imagination_horizon=3", "training.warmup_steps=12", "training.updates=1"),
     *("training.first_updates=0", "training.steps_per_batch=1", "training.progress=false"),
-    *("training.evaluation_episodes=1", "env.max_episode_steps=10", "device=cpu"),
+    *("training.evaluation_episodes=1", "env.max_episode_steps=10", f"device={DEVICE}"),
     *("+world_model.belief_size=16", "+world_model.hidden_size=8", "+world_model.units=8"),
     *("+world_model.state_size=4", "threads=1"),
 ]
@@ -262,6 +263,7 @@ DREAMERS = {
 }
 
 
+@pytest.mark.usefixtures("tested_device")
 @pytest.mark.parametrize(
     ("algorithm", "env"),
     [
@@ -292,10 +294,11 @@ SEARCHED = {
 SMALL_SEARCHED = [
     *("replay.batch_size=4", "replay.capacity=400", "logger=csv", "training.every=2"),
     *("training.warmup_steps=100", "training.progress=false", "training.evaluation_episodes=1"),
-    *("planner.num_simulations=4", "threads=1", "device=cpu"),
+    *("planner.num_simulations=4", "threads=1", f"device={DEVICE}"),
 ]
 
 
+@pytest.mark.usefixtures("tested_device")
 @pytest.mark.parametrize("algorithm", SEARCHED)
 def test_an_agent_that_searches_is_resumed_bitwise_equal(command, tmp_path, algorithm):
     options = [f"algorithm={algorithm}", *SMALL_SEARCHED, *SEARCHED[algorithm]]
@@ -311,7 +314,13 @@ SMALL_PLANNED = [
     *("training.warmup_steps=12", "training.updates=2", "training.every=4"),
     *("training.every_episodes=null", "training.progress=false", "training.evaluation_episodes=1"),
     "training.world_model_pretrain_steps=0",
-    *("env=pendulum", "env.max_episode_steps=10", "device=cpu", "threads=1", "total_steps=40"),
+    *(
+        "env=pendulum",
+        "env.max_episode_steps=10",
+        f"device={DEVICE}",
+        "threads=1",
+        "total_steps=40",
+    ),
     *("planner.planning_horizon=3", "planner.optim_steps=2", "planner.num_candidates=8"),
     *("planner.top_k=4", "algorithm.exploration_noise=0.3", "+world_model.units=8"),
 ]
@@ -321,6 +330,7 @@ PLANNED = {
 }
 
 
+@pytest.mark.usefixtures("tested_device")
 @pytest.mark.parametrize("algorithm", PLANNED)
 def test_an_agent_that_plans_goes_on_after_sigterm_bitwise_equal(
     command, tmp_path, monkeypatch, algorithm
@@ -345,3 +355,24 @@ def test_an_agent_that_plans_goes_on_after_sigterm_bitwise_equal(
     assert step == 40
     assert [name for name, value in whole.items() if not torch.equal(part[name], value)] == []
     assert any(not torch.equal(before[name], value) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("algorithm", [*DREAMERS, *PLANNED, *SEARCHED, "sampled_muzero"])
+def test_a_run_moves_to_another_device(command, tmp_path, cuda, algorithm):
+    if algorithm in DREAMERS:
+        options = [*SMALL, *DREAMERS[algorithm]]
+    elif algorithm in PLANNED:
+        options = [*SMALL_PLANNED, *PLANNED[algorithm]]
+    else:
+        options = [*SMALL_SEARCHED, *SEARCHED.get(algorithm, ["env=pendulum"])]
+    first, second = (120, 140) if algorithm in SEARCHED else (40, 50)
+    output = command(
+        *("train", f"algorithm={algorithm}", *options, "run_dir=run", "device=cuda"),
+        *(f"total_steps={first}", *["training.warmup_steps=30"] * (algorithm == "sampled_muzero")),
+    )
+    assert "device: cuda" in output
+    command("evaluate", "run", "--episodes", "1", "--device", "cpu")
+    output = command("train", "resume=run", "device=cpu", f"total_steps={second}")
+    assert "device: cpu" in output
+    command("evaluate", "run", "--episodes", "1", "--device", "cuda")
+    command("train", "resume=run", "device=cuda", f"total_steps={second + 10}")

@@ -71,7 +71,7 @@ class TinyModel(nn.Module):
     def filter(self, td):
         belief = td["belief"] * ~td["is_init"]
         inputs = torch.cat([td["observation"], td["previous_action"], belief], -1)
-        return (self.cell(inputs) + 0.1 * torch.randn(belief.shape)).tanh()
+        return (self.cell(inputs) + 0.1 * torch.randn_like(belief)).tanh()
 
 
 def make_env():

@@ -276,6 +276,8 @@ class MuZero(Algorithm):
 
     def _true_model(self, simulator, discount: float) -> EnvModel:
         env = resolve_factory(simulator)()
+        if self.updates.device.type != "cpu":
+            env = env.to(self.updates.device)  # where the positions that it steps are judged
         observed = env.full_observation_spec.keys(True, True)
         return EnvModel(
             env,

@@ -76,5 +76,5 @@ def gumbel_noise(shape: Sequence[int], *, generator: torch.Generator | None = No
         >>> noise.mean().round(decimals=1)  # the Euler-Mascheroni constant
         tensor(0.6000, dtype=torch.float64)
     """
-    uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
+    uniform = torch.rand(shape, dtype=torch.float64, device="cpu", generator=generator)
     return -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()

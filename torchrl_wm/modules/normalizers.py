@@ -49,7 +49,10 @@ class ReturnNormalizer(ValueNorm):
                 f"Unknown statistic {statistic!r}; expected 'percentile' or 'mean_std'."
             )
         self.statistic, self.rate, self.limit, self.debias = statistic, rate, limit, debias
-        self.percentiles = percentiles
+        quantiles = torch.tensor(
+            [p / 100 for p in percentiles]
+        )  # here: a GPU waits for a copy to it
+        self.register_buffer("quantiles", quantiles, persistent=False)
         self.register_buffer("averages", torch.zeros(2))
         self.register_buffer("weight", torch.zeros(()))
 
@@ -58,8 +61,7 @@ class ReturnNormalizer(ValueNorm):
         """Updates the averages with a batch of returns of any shape."""
         value = value_target.detach().float()
         if self.statistic == "percentile":
-            quantiles = [p / 100 for p in self.percentiles]
-            batch = torch.quantile(value.flatten(), value.new_tensor(quantiles))
+            batch = torch.quantile(value.flatten(), self.quantiles.to(value))
         else:
             batch = torch.stack([value.mean(), value.square().mean()])
         self.averages.lerp_(batch, self.rate)

@@ -65,6 +65,7 @@ class Evaluator:
                 f"got {list(env.batch_size)}."
             )
         self.env, self.policy, self.episodes, self.seed = env, policy, episodes, seed
+        self._device = torch.device("cpu") if env.device is None else env.device
 
     @torch.no_grad()
     def evaluate(
@@ -100,7 +101,7 @@ class Evaluator:
         while any(len(done) < due for done, due in zip(finished, quota, strict=True)):
             if stopped():
                 return None
-            tensordict, following = self.env.step_and_maybe_reset(self.policy(tensordict))
+            tensordict, following = self.env.step_and_maybe_reset(self._act(tensordict))
             if on_step is not None:
                 on_step(tensordict)
             returns += episode_rewards(tensordict).cpu()
@@ -112,3 +113,10 @@ class Evaluator:
             tensordict = following
         episodes = [episode for env in finished for episode in env]
         return EvaluationResult([r for r, _ in episodes], [n for _, n in episodes])
+
+    def _act(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The policy's answer, where the environment is; the policy may live elsewhere."""
+        policy = next(self.policy.parameters(), None)
+        if policy is None or policy.device == self._device:
+            return self.policy(tensordict)
+        return self.policy(tensordict.to(policy.device)).to(self._device)

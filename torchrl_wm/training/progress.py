@@ -68,7 +68,7 @@ def describe_run(algorithm: nn.Module, device: torch.device) -> str:
         device: cpu, ... thread...
         parameters: head 9, together 9
     """
-    name = "cpu" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device
     counts, seen = {}, set()
     for part, module in algorithm.named_children():  # a shared parameter counts where it is first
         new = {p: p.numel() for p in module.parameters() if p not in seen}

@@ -50,6 +50,7 @@ class DiscreteDynamics(Dynamics):
         """Roots of rows ``[B]``; ``allowed [B, A]`` says which actions may be taken there."""
         root = self.model.root(tensordict)
         self._check(root.logits)
+        self._follow(root.logits.device)
         if allowed is not None:
             if allowed.shape != root.logits.shape:
                 raise ValueError(

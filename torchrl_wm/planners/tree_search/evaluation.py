@@ -97,6 +97,12 @@ class Dynamics(nn.Module):
         """The flat form ``[B, F]`` of the chosen actions ``index [B]`` of roots."""
         raise NotImplementedError
 
+    def _follow(self, device: torch.device) -> None:
+        """Moves the tables of a search to the latents, which are where the model is by now."""
+        for name, table in self.named_buffers(recurse=False):
+            if table.device != device:
+                setattr(self, name, table.to(device))
+
 
 class PackedStep(NamedTuple):
     """A :class:`Step` without its latents, in one tensor, so that it takes one copy from a device.

@@ -91,7 +91,7 @@ class GumbelRule:
         """Scores ``[B, A]`` at the root of the actions that were visited ``considered[b]`` times."""
         logits = node.logits - node.logits.amax(-1, keepdim=True)
         if noise is not None:
-            logits = noise.to(logits.dtype) + logits
+            logits = noise.to(logits) + logits
         scores = (logits + self.transformed_q(node)).clamp_min(_LOWEST_SCORE)
         # After the floor: actions that are not considered must lose against the floor, too.
         return scores.masked_fill(node.edge_visits != considered.unsqueeze(-1), -torch.inf)

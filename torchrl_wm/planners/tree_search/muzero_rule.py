@@ -74,9 +74,10 @@ class MuZeroRule:
         """Dirichlet noise ``[B, A]`` over the allowed actions of each row: sums to 1, 0 elsewhere."""
         # The log of a gamma variable with a shape below 1, after Marsaglia and Tsang: otherwise small
         # alphas such as 0.03 underflow, and a row of zeros cannot be normalised.
-        shape = torch.full(allowed.shape, self.dirichlet_alpha + 1, dtype=torch.float64)
+        there = {"dtype": torch.float64, "device": "cpu"}  # as the generator is
+        shape = torch.full(allowed.shape, self.dirichlet_alpha + 1, **there)
         boosted = torch._standard_gamma(shape, generator=generator).log()
-        uniform = torch.rand(allowed.shape, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(allowed.shape, generator=generator, **there)
         log_gamma = boosted + uniform.clamp_min(1e-300).log() / self.dirichlet_alpha
         log_gamma = log_gamma.to(allowed.device).masked_fill(~allowed, -torch.inf)
         return log_gamma.softmax(-1).nan_to_num(0.0).float()
@@ -87,7 +88,7 @@ class MuZeroRule:
             return logits
         forbidden = logits == -torch.inf
         share = self.dirichlet_fraction
-        mixed = (1 - share) * logits.softmax(-1) + share * noise.to(logits.dtype)
+        mixed = (1 - share) * logits.softmax(-1) + share * noise.to(logits)
         smallest = torch.finfo(logits.dtype).tiny
         return mixed.clamp_min(smallest).log().masked_fill(forbidden, -torch.inf)
 

@@ -41,7 +41,7 @@ class StepwiseExecutor(Executor):
         self.simulation, self.num_simulations = 0, num_simulations
         self.max_depth = -1 if max_depth is None else max_depth
         self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
-        self.bounds = rule.bounds(num_simulations, torch.float32).numpy()
+        self.bounds = rule.bounds(num_simulations, torch.float32, "cpu").numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)
         _, actions, index = torch.from_numpy(self.places)

@@ -76,6 +76,7 @@ class SampledDynamics(Dynamics):
         # On the CPU, where the generator is.
         policy = self.model.distribution(raw[:1].detach().cpu())
         noise = policy.noise((SETS * self.num_actions,), generator=generator)
+        self._follow(raw.device)
         self.draws.copy_(noise.view_as(self.draws))  # in place: a recording refers to them
         path = torch.arange(len(raw), device=raw.device) * MULTIPLIER
         path = (path ^ (path >> 32)) * MULTIPLIER  # not linear in the row, which would be a period

@@ -129,15 +129,16 @@ class SearchPolicy(TensorDictModuleBase):
         """Searches from every row and writes the actions and the search statistics, in place."""
         batch = tensordict.batch_size
         rows = tensordict.select(*self.in_keys, strict=False).reshape(batch.numel())
+        device = next((x.device for x in rows.values(True, True)), None)  # a tree is on the CPU
         allowed = self._flat(tensordict, self.action_mask_key)
         over = self._over(tensordict)
         if not len(rows) or (over is not None and over.all()):
-            found = self._nothing(len(rows), rows.device)
+            found = self._nothing(len(rows), device)
         elif over is None or not over.any():
             found = self._search(rows, allowed)
         else:
             found = self._search_some(rows, allowed, ~over)
-        found = [x.to(tensordict.device).reshape(*batch, *x.shape[1:]) for x in found]
+        found = [x.to(device).reshape(*batch, *x.shape[1:]) for x in found]
         for key, value in zip(self.written, found[1:], strict=True):
             tensordict.set(key, value)
         return self.dynamics.action_encoding.decode(found[0], tensordict)

@@ -1,0 +1,131 @@
+"""What lives on a GPU beside what stays on the CPU: models, planners, searches, replay, checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torchrl.data import Bounded, Composite, OneHot, Unbounded
+from torchrl.envs import check_env_specs
+
+from torchrl_wm.envs import LearnedEnv, TicTacToe
+from torchrl_wm.planners import (
+    CEMPlanner,
+    EnvModel,
+    GumbelRule,
+    ICEMPlanner,
+    MPPIPlanner,
+    MuZeroRule,
+    SearchPolicy,
+)
+from torchrl_wm.policies import FilteringPlanner
+from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
+
+pytestmark = pytest.mark.usefixtures("cuda")
+REAL = torch.cuda.is_available()
+
+VECTOR = Composite(observation=Unbounded(4))
+PIXELS = Composite(pixels=Unbounded((3, 64, 64), dtype=torch.uint8))
+CONTINUOUS = Composite(action=Bounded(-1, 1, (2,)))
+DISCRETE = Composite(action=OneHot(3))
+SMALL = {"belief_size": 16, "hidden_size": 8, "units": 8, "state_size": 4}
+
+MODELS = {
+    "gaussian": lambda: make_rssm(
+        VECTOR, CONTINUOUS, latent="gaussian", cell="gru", style="v1", **SMALL
+    ),
+    "categorical": lambda: make_rssm(VECTOR, DISCRETE, **SMALL),
+    "pixels": lambda: make_rssm(PIXELS, CONTINUOUS, **SMALL, depth=2),
+    "identity": lambda: make_identity(VECTOR, CONTINUOUS, units=8, members=2),
+    "autoencoder": lambda: make_autoencoder(VECTOR, CONTINUOUS, units=8),
+    "muzero": lambda: make_muzero(VECTOR, DISCRETE, units=8),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_environments_there(name):
+    env = LearnedEnv(MODELS[name]().cuda(), batch_size=[3])
+    check_env_specs(env)
+    assert env.rollout(2).device.type == "cuda"
+
+
+def records(model, batch, steps):
+    spec = PIXELS if "pixels" in model.in_keys else VECTOR
+    td = spec.expand(batch, steps).rand()
+    td["previous_action"] = torch.rand(batch, steps, model.action_encoding.size)
+    td["is_init"] = torch.zeros(batch, steps, 1, dtype=torch.bool)
+    td["is_init"][:, 2] = True
+    return td
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["gaussian", "categorical", "pixels", "autoencoder"])
+def test_observing_gives_the_same_there(name, compiled):
+    if compiled and not REAL:
+        pytest.skip("an emulated device has no compiler")
+    model = MODELS[name]()
+    td = records(model, 2, 9)
+    noise = model.noise((2, 9))
+    with torch.no_grad():
+        expected = model.observe(td.clone(), noise=noise)
+        model = model.cuda()
+        if compiled:
+            model.compile_steps(dynamic=False)
+        found = model.observe(td.cuda(), noise=noise.cuda())
+    for key, value in expected.items(True, True):
+        assert found[key].device.type == "cuda"
+        torch.testing.assert_close(found[key].cpu(), value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("planner", [CEMPlanner, ICEMPlanner, MPPIPlanner])
+@pytest.mark.parametrize("name", ["gaussian", "categorical", "identity"])
+def test_planners_plan_there(name, planner):
+    model = MODELS[name]().cuda()
+    planner = planner(model, planning_horizon=3, optim_steps=2, num_candidates=8, top_k=2)
+    policy = FilteringPlanner(model, planner)
+    td = TensorDict(observation=torch.rand(5, 4), is_init=torch.ones(5, 1, dtype=torch.bool))
+    td["previous_action"] = torch.zeros(5, model.action_encoding.size)
+    td = td.auto_batch_size_(1).update(policy.make_tensordict_primer().primers.zero([5]))
+    td = td.to("cuda")
+    for _ in range(3):
+        td = policy(td)
+        assert td["action"].device.type == "cuda" and td["action"].isfinite().all()
+        td["is_init"] = torch.zeros(5, 1, dtype=torch.bool, device="cuda")
+
+
+@pytest.mark.parametrize("executor", ["reference", "numba"])
+@pytest.mark.parametrize("rule", [MuZeroRule, GumbelRule])
+@pytest.mark.parametrize("samples", [None, 3])
+def test_searches_make_the_same_trees_there(executor, rule, samples):
+    model = make_muzero(VECTOR, CONTINUOUS if samples else DISCRETE, units=8).double()
+    found = []
+    for device in ("cpu", "cuda"):
+        policy = SearchPolicy(
+            model.to(device),
+            rule=rule(),
+            executor=executor,
+            num_simulations=12,
+            num_sampled_actions=samples,
+            generator=torch.Generator().manual_seed(0),
+        )
+        root = model.initial([5], device).double()
+        root["hidden"] += torch.linspace(0, 1, 5, device=device)[:, None]
+        found.append(policy(root))
+        assert found[-1]["action"].device.type == device
+    torch.testing.assert_close(found[1]["visit_counts"].cpu(), found[0]["visit_counts"])
+
+
+def test_rules_are_searched_there():
+    env = TicTacToe(device="cuda")
+
+    def even(board):
+        rows = board.shape[:-3]
+        return torch.zeros(*rows, 9, device=board.device), torch.zeros(
+            *rows, 1, device=board.device
+        )
+
+    judge = TensorDictModule(even, in_keys=["board"], out_keys=["policy_logits", "state_value"])
+    policy = SearchPolicy(EnvModel(env, judge), num_simulations=16)
+    found = policy(env.reset(TensorDict(batch_size=[3], device="cuda")))
+    assert found["action"].device.type == "cuda"
