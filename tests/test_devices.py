@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -9,6 +11,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 from torchrl.envs import check_env_specs
 
+from torchrl_wm.algorithms import DreamerV3
 from torchrl_wm.envs import LearnedEnv, TicTacToe
 from torchrl_wm.planners import (
     CEMPlanner,
@@ -76,6 +79,33 @@ def test_observing_gives_the_same_there(name, compiled):
     for key, value in expected.items(True, True):
         assert found[key].device.type == "cuda"
         torch.testing.assert_close(found[key].cpu(), value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vectors", "pixels"])
+def test_captured_updates_learn_the_same(name):
+    if not REAL:
+        pytest.skip("an emulated device has no graphs")
+    spec = VECTOR if name == "vectors" else PIXELS
+    agents, metrics = [], []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = partial(make_rssm, **SMALL, depth=2)
+        options = {"imagination_horizon": 3, "lr": 1e-2, "lr_warmup": 2, "device": "cuda"}
+        agent = DreamerV3(spec, DISCRETE, world_model=model, cuda_graph=captured, **options)
+        sample = records(agent.world_model.cpu(), 4, 9)
+        sample = sample.update(agent.world_model.initial((4, 9)))
+        sample["reward"] = torch.randn(4, 9, 1)
+        sample["is_last"] = sample["terminated"] = torch.zeros(4, 9, 1, dtype=torch.bool)
+        agent.world_model.cuda()
+        torch.manual_seed(0)
+        for _ in range(8):
+            found, latents = agent.update(sample.to("cuda"))
+        assert latents.batch_size == (4, 8)
+        agents.append(dict(agent.named_parameters()))
+        metrics.append({key: float(value) for key, value in found.items(True, True)})
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-2, abs=1e-3)
+    for key, value in agents[0].items():
+        torch.testing.assert_close(agents[1][key], value, rtol=1e-2, atol=1e-3, msg=key)
 
 
 @pytest.mark.parametrize("planner", [CEMPlanner, ICEMPlanner, MPPIPlanner])

@@ -12,6 +12,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 
 import acting
 import replay
@@ -32,40 +33,66 @@ def main() -> None:
     """Prints seconds per update of every candidate and the ratios."""
     options = _options()
     torch.set_num_threads(options.threads)
-    print(f"{platform.processor() or platform.machine()}, {options.threads} threads")
+    print(f"{_processor(options.device)}, {options.threads} threads")
     print(f"size1m, {OBSERVATIONS} observations, {ACTIONS} actions, {BATCH} x {STEPS}, H={HORIZON}")
-    candidates = {
-        PEER: torchrl_dreamer_v3.make_update(OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON),
-        "float32 eager": make_update(),
-        "float32 compiled": make_update(compile=True),
-    }
-    if options.bfloat16:
-        candidates["bfloat16 compiled"] = make_update(compile=True, precision="bfloat16")
-    for name, update in candidates.items():
+    candidates = {}
+    for name, make in _candidates(options).items():
         began = time.perf_counter()
-        update(), update()
+        with torch.device(options.device):
+            candidates[name] = make()
+        for _ in range(4):
+            candidates[name]()
         print(f"warm-up of {name}: {time.perf_counter() - began:.1f} s", flush=True)
     medians = _medians(candidates, options.rounds)
-    floor = _report_floor(candidates["float32 eager"])
+    floor = _report_floor(candidates["float32 eager"], options.device)
+    peer = min((name for name in medians if name.startswith(PEER)), key=medians.get)
     for name, seconds in medians.items():
         ratios = (
-            f"{medians[PEER] / seconds:5.2f} x as fast as {PEER}, {seconds / floor:5.2f} x floor"
+            f"{medians[peer] / seconds:5.2f} x as fast as {peer}, {seconds / floor:5.2f} x floor"
         )
-        print(f"{name:>18}: {seconds:.3f} s per update, {ratios}", flush=True)
-    if not options.only_updates:
+        print(f"{name:>28}: {seconds:.3f} s per update, {ratios}", flush=True)
+    if not options.only_updates and options.device == "cpu":
         acting.report()
         replay.report()
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=9, help="updates of each candidate")
     parser.add_argument("--only-updates", action="store_true")
     parser.add_argument(
+        "--compiled-peer", action="store_true", help=f"compile {PEER}, too: minutes, on a GPU"
+    )
+    parser.add_argument(
         "--bfloat16", action=argparse.BooleanOptionalAction, default=multiplies_bfloat16()
     )
     return parser.parse_args()
+
+
+def _candidates(options: argparse.Namespace) -> dict[str, Callable[[], Callable[[], None]]]:
+    """By name, what makes the function that does one update."""
+    peer = partial(torchrl_dreamer_v3.make_update, OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON)
+    candidates = {PEER: peer, "float32 eager": make_update}
+    fast, label = {"compile": True}, "compiled"
+    if options.device == "cuda":
+        candidates[f"{PEER}, captured"] = partial(peer, captured=True)
+        candidates["float32 captured"] = partial(make_update, cuda_graph=True)
+        fast, label = fast | {"cuda_graph": True}, "compiled, captured"
+    candidates[f"float32 {label}"] = partial(make_update, **fast)
+    if options.bfloat16:
+        candidates[f"bfloat16 {label}"] = partial(make_update, precision="bfloat16", **fast)
+    if options.compiled_peer:
+        captured = options.device == "cuda"
+        candidates[f"{PEER}, {label}"] = partial(peer, compiled=True, captured=captured)
+    return candidates
+
+
+def _processor(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
 
 
 def make_update(**options) -> Callable[[], None]:
@@ -95,10 +122,16 @@ def _medians(candidates: dict[str, Callable[[], None]], rounds: int) -> dict[str
     times = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, update in candidates.items():
-            began = time.perf_counter()
-            update()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(_seconds(update))
     return {name: sorted(values)[rounds // 2] for name, values in times.items()}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 class OperationCounter(FlopCounterMode):
@@ -113,25 +146,24 @@ class _OneModule(contextlib.nullcontext):
     parents = {"Global"}
 
 
-def _report_floor(update: Callable[[], None]) -> float:
+def _report_floor(update: Callable[[], None], device: str) -> float:
     """Seconds of the update's matrix products at the rate of one large float32 product."""
     with OperationCounter(display=False) as counter:
         update()
     operations = counter.get_total_flops()
-    rate = _product_rate(torch.float32)
+    rate, other = (_product_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16))
     print(f"{operations / 1e9:.1f} GFLOP an update; float32 products {rate / 1e9:.0f} GFLOP/s,")
-    print(f"bfloat16 products {_product_rate(torch.bfloat16) / 1e9:.0f} GFLOP/s")
+    print(f"bfloat16 products {other / 1e9:.0f} GFLOP/s")
     print(f"arithmetic floor in float32: {operations / rate:.3f} s", flush=True)
     return operations / rate
 
 
-def _product_rate(dtype: torch.dtype, size: int = 1024) -> float:
-    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+def _product_rate(dtype: torch.dtype, device: str) -> float:
+    size = 1024 if device == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(20):
-        began = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - began)
+        times.append(_seconds(lambda: left @ right))
     return 2 * size**3 / sorted(times)[len(times) // 2]
 
 

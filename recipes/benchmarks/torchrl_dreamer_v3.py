@@ -60,7 +60,14 @@ def _following(keys: list[str]) -> list[tuple[str, str]]:
 
 
 def make_update(
-    observations: int, actions: int, batch: int, steps: int, horizon: int
+    observations: int,
+    actions: int,
+    batch: int,
+    steps: int,
+    horizon: int,
+    *,
+    compiled: bool = False,
+    captured: bool = False,
 ) -> Callable[[], None]:
     """A function that does one full update (forward, backward, optimiser, slow critic) of size1m."""
     sizes = {"hidden_dim": UNITS, "rnn_hidden_dim": BELIEF}
@@ -89,8 +96,11 @@ def make_update(
     slow = SoftUpdate(value_loss, tau=0.02)
     loss = DreamerV3Loss(model_loss, actor_loss, value_loss)
     optimizer = DreamerV3Optimizer(loss.parameters(), warmup_steps=0)
-    stepper = DreamerV3OptimizationStepper(loss, optimizer, slow, warmup_steps=1, cudagraph=False)
+    modes = {"compile_train_step": compiled, "cudagraph": captured}
+    stepper = DreamerV3OptimizationStepper(loss, optimizer, slow, warmup_steps=3, **modes)
     sample = _sample(observations, actions, batch, steps)
+    if compiled or captured:
+        stepper.warmup(sample.clone())
     return lambda: stepper.step(None, sample.clone())
 
 

@@ -7,10 +7,12 @@ Differs from the code: sequences are drawn uniformly, without first training on 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import CudaGraphModule
 from torchrl.data import Composite
 
 from torchrl_wm import keys
@@ -118,6 +120,9 @@ class DreamerV3(Dreamer):
         bins (int, optional): bins of rewards and values. Defaults to ``255``.
         precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products.
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
+        cuda_graph (bool, optional): capture losses and gradients in a CUDA graph after a few updates, which
+            then launches their thousands of small operations at once. All batches must have the shape and
+            entries of the first. Defaults to ``False``.
         device (torch.device, optional): where the parameters live.
 
     Examples:
@@ -171,6 +176,7 @@ class DreamerV3(Dreamer):
         bins: int = 255,
         precision: str = "float32",
         compile: bool = False,
+        cuda_graph: bool = False,
         device: torch.device | str | None = None,
     ):
         super().__init__()
@@ -225,34 +231,59 @@ class DreamerV3(Dreamer):
             groups, lr=lr, agc=agc, warmup_steps=lr_warmup, weight_decay=weight_decay
         )
         self.optimizers = {"all": optimizer}
+        self.cuda_graph = cuda_graph
+        self._captured: CudaGraphModule | None = None
+        if cuda_graph and self._device.type != "cuda":
+            raise ValueError(
+                f"cuda_graph=True needs an agent on a GPU, but it is on {self._device}: give device=cuda, "
+                "or cuda_graph=False."
+            )
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of everything on step records ``[B, T + 1]``."""
-        with self._autocast():
-            losses = self._losses(sample)
-        loss = sum(total(part) for part in losses)
-        self._descend(loss)
+        if self.cuda_graph and self._captured is None:
+            self._captured = self._capture()
+        found = (self._captured or self._differentiate)(sample)
+        self.optimizers["all"].step()
         if self.slow_update is not None:
             self.slow_update.step()
-        return results(*losses)
+        return found["metrics"], found["latents"]
+
+    def _differentiate(self, sample: TensorDictBase, set_to_none: bool = True) -> TensorDict:
+        """Writes the gradients; returns what :meth:`update` does."""
+        with self._autocast():
+            losses = self._losses(sample)
+        self.optimizers["all"].zero_grad(set_to_none)
+        sum(total(part) for part in losses).backward()
+        metrics, latents = results(*losses)
+        return TensorDict(metrics=metrics, latents=latents)
+
+    def _capture(self) -> CudaGraphModule:
+        # A replay writes where the capture wrote: the memory of the gradients must stay.
+        step = partial(self._differentiate, set_to_none=False)
+        return CudaGraphModule(step, warmup=3, in_keys=[], out_keys=[], device=self._device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_captured": None}  # copies capture their own
 
     def pretrain(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of the world model alone."""
         with self._autocast():
             losses = self.world_model_loss(sample)
-        self._descend(total(losses))
+        self.optimizers["all"].zero_grad()
+        total(losses).backward()
+        self.optimizers["all"].step()
         return results(losses)
 
-    def _autocast(self) -> torch.autocast:
-        device = next(self.actor.parameters()).device.type
-        reduced = self.precision != torch.float32
-        return torch.autocast(device, self.precision if reduced else None, enabled=reduced)
+    @property
+    def _device(self) -> torch.device:
+        return next(self.actor.parameters()).device
 
-    def _descend(self, loss: torch.Tensor) -> None:
-        optimizer = self.optimizers["all"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def _autocast(self) -> torch.autocast:
+        reduced = self.precision != torch.float32
+        return torch.autocast(
+            self._device.type, self.precision if reduced else None, enabled=reduced
+        )
 
     def _losses(self, sample: TensorDictBase) -> list[TensorDict]:
         model_losses = self.world_model_loss(sample)
