@@ -32,6 +32,7 @@ FOLDER = Path(__file__).parent / "golden"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 torch.backends.cudnn.allow_tf32 = False  # three decimal digits are fewer than the golden files have
+torch.backends.cudnn.deterministic = True  # resumed runs are compared bit by bit
 
 
 @pytest.fixture(autouse=True)

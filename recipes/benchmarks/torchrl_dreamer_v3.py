@@ -68,6 +68,7 @@ def make_update(
     *,
     compiled: bool = False,
     captured: bool = False,
+    device: str = "cpu",
 ) -> Callable[[], None]:
     """A function that does one full update (forward, backward, optimiser, slow critic) of size1m."""
     sizes = {"hidden_dim": UNITS, "rnn_hidden_dim": BELIEF}
@@ -99,6 +100,10 @@ def make_update(
     modes = {"compile_train_step": compiled, "cudagraph": captured}
     stepper = DreamerV3OptimizationStepper(loss, optimizer, slow, warmup_steps=3, **modes)
     sample = _sample(observations, actions, batch, steps)
+    stepper._forward_backward(sample.clone())  # makes the layers whose sizes are inferred
+    if device != "cpu":
+        loss.to(device), env.to(device)
+        sample = sample.to(device)
     if compiled or captured:
         stepper.warmup(sample.clone())
     return lambda: stepper.step(None, sample.clone())

@@ -120,9 +120,9 @@ class DreamerV3(Dreamer):
         bins (int, optional): bins of rewards and values. Defaults to ``255``.
         precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products.
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
-        cuda_graph (bool, optional): capture losses and gradients in a CUDA graph after a few updates, which
-            then launches their thousands of small operations at once. All batches must have the shape and
-            entries of the first. Defaults to ``False``.
+        cuda_graph (bool, optional): on a GPU, capture losses and gradients in a CUDA graph in the third
+            update, which then launches their thousands of small operations at once. All batches must have
+            the shape and entries of the first. No effect on a CPU. Defaults to ``False``.
         device (torch.device, optional): where the parameters live.
 
     Examples:
@@ -233,15 +233,10 @@ class DreamerV3(Dreamer):
         self.optimizers = {"all": optimizer}
         self.cuda_graph = cuda_graph
         self._captured: CudaGraphModule | None = None
-        if cuda_graph and self._device.type != "cuda":
-            raise ValueError(
-                f"cuda_graph=True needs an agent on a GPU, but it is on {self._device}: give device=cuda, "
-                "or cuda_graph=False."
-            )
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
         """One update of everything on step records ``[B, T + 1]``."""
-        if self.cuda_graph and self._captured is None:
+        if self.cuda_graph and self._captured is None and self._device.type == "cuda":
             self._captured = self._capture()
         found = (self._captured or self._differentiate)(sample)
         self.optimizers["all"].step()
