@@ -259,7 +259,10 @@ SMALL = [
 DREAMERS = {
     "dreamer_v1": ["algorithm.units=8", "training.every=4"],
     "dreamer_v2": ["algorithm.units=8", "training.every=4", "algorithm.critic_update_every=3"],
-    "dreamer_v3": ["algorithm.lr_warmup=2", "training.train_ratio=2", "algorithm.lr=1e-2"],
+    "dreamer_v3": [
+        *("algorithm.lr_warmup=2", "training.train_ratio=2", "algorithm.lr=1e-2"),
+        f"algorithm.cuda_graph={torch.cuda.is_available()}",  # an emulated device has no graphs
+    ],
 }
 
 
