@@ -122,13 +122,19 @@ def draw(path: Path, truth: Tensor, predicted: Tensor, steps: int) -> None:
     imageio.imwrite(path, (grid.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", help="the folder that a training run printed")
-    parser.add_argument("--sequences", type=int, default=16, help="environments side by side")
+    parser.add_argument("--sequences", type=_count, default=16, help="environments side by side")
     parser.add_argument("--skip", type=int, default=20, help="steps before the filtered ones")
-    parser.add_argument("--context", type=int, default=5, help="filtered steps")
-    parser.add_argument("--steps", type=int, default=15, help="predicted steps")
+    parser.add_argument("--context", type=_count, default=5, help="filtered steps")
+    parser.add_argument("--steps", type=_count, default=15, help="predicted steps")
     parser.add_argument("--key", help="the observation to compare; default: the first")
     parser.add_argument("--seed", type=int, default=1000)
     return parser

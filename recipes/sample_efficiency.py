@@ -61,18 +61,22 @@ def main(arguments: list[str] | None = None) -> None:
             mean = np.mean([row["mean"] for row in rows[-len(returns) :]])
             print(f"{name}, {trajectories:.0f} trajectories: return {mean:.1f}", flush=True)
             write(Path(options.out), rows, version)  # it takes long: what there is, is kept
-    print(Path(options.out).with_suffix(".md").read_text())
+    print(_file(Path(options.out), "md").read_text())
 
 
 def write(out: Path, rows: list[dict], version: dict[str, str]) -> None:
     """Writes the three files."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_suffix(".csv").open("w", newline="") as stream:
+    with _file(out, "csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    out.with_suffix(".md").write_text(report(out.name, rows, version))
-    draw(out.with_suffix(".png"), out.name, rows)
+    _file(out, "md").write_text(report(out.name, rows, version))
+    draw(_file(out, "png"), out.name, rows)
+
+
+def _file(out: Path, kind: str) -> Path:
+    return out.with_name(f"{out.name}.{kind}")  # the name may have dots
 
 
 def make_planner(name: str, candidates: int, horizon: int) -> Callable[..., Planner]:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.training import RunFolder, describe_run, seed_everything
 from torchrl_wm.training.assembly import build_trainer
 from torchrl_wm.training.configuration import (
@@ -37,6 +38,7 @@ def main(config: DictConfig) -> float | None:
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run_dir = f"{config.run_dir}_{HydraConfig.get().job.num}"
     device = resolve_device(config.device)
+    COUNT.check(threads=1 if config.threads is None else config.threads)
     torch.set_num_threads(config.threads or default_threads())
     seed_everything(config.seed)
     trainer = build_trainer(config, device, run)

@@ -118,6 +118,7 @@ def test_what_is_not_deterministic_is_named_when_it_is_stored():
         (object, {}, TypeError, "returned a object; supported are gymnasium.Env"),
         (3, {}, TypeError, "takes a function"),
         ("gymnasium.make", {}, ValueError, "'package.module:function'"),
+        ("gymnasiun:make", {}, ImportError, "no module 'gymnasiun' for 'gymnasiun:make'"),
         ("gymnasium:mak", {}, ImportError, "'gymnasium' has no 'mak'"),
         (PendulumEnv, {"action_repeat": 2}, ValueError, "action_repeat must be 1"),
         (PendulumEnv, {"vectorization": "gymnasium"}, ValueError, "needs a gymnasium.Env"),

@@ -208,3 +208,21 @@ def test_words_do_not_count_as_true(overrides):
     with pytest.raises(OptionError, match=r"=(off|false|no) must be true or false"):
         check_overrides(CONFIG, "train", overrides)
     check_overrides(CONFIG, "train", [re.sub("'false'|off|no$", "false", o) for o in overrides])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.train_ratio=abc", "train_ratio=abc must be a number, such as 64"),
+        ("algorithm.lr='1e-3x'", "lr=1e-3x must be a number"),
+        ("algorithm.lr=nan", "lr=nan must be a number"),
+        ("env.id=null", "env.id=null must be a name, such as CartPole-v1"),
+    ],
+)
+def test_values_of_another_kind_are_named(override, message):
+    with pytest.raises(OptionError, match=message):
+        check_overrides(CONFIG, "train", [override])
+
+
+def test_values_may_refer_to_others():
+    check_overrides(CONFIG, "train", ["algorithm.lr=${algorithm.entropy}", "run_dir=5"])

@@ -153,7 +153,7 @@ def test_resume_refuses_other_options_and_other_folders(command, tmp_path):
     assert "is not a run folder" in command("train", "resume=.", fails=True)
     assert "algorithm=alphazero" in command("arena", "part", fails=True)
     output = command("train", "resume=part", "total_steps=abc", fails=True)
-    assert "total_steps='abc' must be a whole number" in output
+    assert "total_steps=abc must be a number" in output
     output = command("train", "resume=part", "total_steps=30", fails=True)
     assert "total_steps=30 lies behind the run, which is at step 40" in output
     assert OmegaConf.load(tmp_path / "part" / "config.yaml").total_steps == 40
@@ -204,6 +204,9 @@ def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
         ("algorithm.num_simulations=8", ["did you mean 'planner.num_simulations'"]),
         ("env=gymnasium", ["gymnasium needs id", "env.id="]),
         ("planner=null", ["planner=null chooses nothing", "~planner"]),
+        ("~planner", ["~planner leaves", "MuZero"]),
+        ("threads=-1", ["threads=-1 must be a whole number of at least 1"]),
+        ("algorithm.bins=2.5", ["bins=2.5 must be a whole number of at least 2"]),
         ("algoritm=dreamer_v3", ["'algoritm'", "did you mean 'algorithm'"]),
         ("algorithm.kl.strategi=x", ["did you mean 'strategy'"]),
         ("env.vectorization=threads", ["'serial', 'parallel', 'gymnasium'"]),

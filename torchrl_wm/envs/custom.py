@@ -98,6 +98,13 @@ def resolve_factory(factory: Callable[..., Any] | str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())
     try:
         return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # by what the module imports
+        raise ImportError(
+            f"There is no module {error.name!r} for {factory!r}: run in the folder that holds it, or install "
+            "its package."
+        ) from None
     except AttributeError:
         raise ImportError(f"The module {module!r} has no {name!r}.") from None
 

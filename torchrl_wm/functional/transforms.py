@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchrl_wm.ranges import Range
+
 
 def symlog(x: Tensor) -> Tensor:
     """``sign(x) log(1 + |x|)``, elementwise on ``[...]``.
@@ -46,8 +48,7 @@ def symexp_bins(count: int = 255, *, limit: float = 20.0) -> Tensor:
         >>> symexp_bins(5, limit=2.0)
         tensor([-6.3891, -1.7183,  0.0000,  1.7183,  6.3891])
     """
-    if count < 2:
-        raise ValueError(f"A two-hot code needs at least 2 bins, not bins={count}.")
+    Range(2, whole=True).check(bins=count)
     half = symexp(torch.linspace(-limit, 0, (count + 1) // 2))
     return torch.cat([half, -half.flip(0)[count % 2 :]])
 

@@ -42,6 +42,11 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
     parts = {"world_model": instantiate(config.world_model)}
     if config.get("planner") is not None:
         require_parameter(config.algorithm, "planner")
+        if "_target_" not in config.planner:
+            raise OptionError(
+                f"~planner leaves {config.algorithm._target_} without one, but with options of it: leave "
+                "~planner out, or choose another, planner=..."
+            )
         parts["planner"] = instantiate(config.planner)
     return instantiate(config.algorithm, *model_specs(env), **parts, device=device)
 
@@ -107,7 +112,7 @@ def _assemble(
         options.pop("evaluation_episodes"),
         seed=config.seed,
     )
-    run = resumed or RunFolder.create(config.run_dir, OmegaConf.to_yaml(config, resolve=True))
+    run = resumed or RunFolder.create(str(config.run_dir), OmegaConf.to_yaml(config, resolve=True))
     if resumed is None:  # no step was taken: the corrected command may reuse the folder
         unfinished.callback(run.discard)
     return _build_in(run, config, env, algorithm, evaluator, device, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -136,7 +137,8 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
 
     Raises:
         OptionError: for an option or a member of a group that does not exist, or a word such as ``no``
-            where an option is true or false: every word would count as true.
+            where an option is true or false (every word would count as true), a word where one is a
+            number, or ``null`` where one is a name.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -177,7 +179,7 @@ def check_overrides(config_dir: str | Path, config_name: str, overrides: Sequenc
     for override in values:
         _check_path(config, override.key_or_group)
     for override in (*values, *additions):
-        _check_switch(known, override.key_or_group, override.value())
+        _check_kind(known, override.key_or_group, override.value())
     given = [override.key_or_group for override in values]
     for name in config:
         if name == "hydra" or OmegaConf.is_interpolation(config, name):
@@ -222,18 +224,24 @@ def _check_path(config: DictConfig, path: str) -> None:
         node = node._get_node(part) if depth < len(parts) - 1 else None
 
 
-def _check_switch(config: DictConfig, path: str, value: Any) -> None:
-    """Checks the value of an option that is true or false, unless it refers to another option."""
+def _check_kind(config: DictConfig, path: str, value: Any) -> None:
+    """Checks that a value is of the kind of the default, unless either refers to another option."""
     from hydra.core.override_parser.types import QuotedString
 
-    word = value.text if isinstance(value, QuotedString) else value
-    if not isinstance(word, str) or "${" in word:
-        return
-    node = OmegaConf.to_container(config, resolve=False)
+    value = value.text if isinstance(value, QuotedString) else value
+    default = OmegaConf.to_container(config, resolve=False)
     for part in path.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    if isinstance(node, bool):
-        raise OptionError(f"{path}={word} must be true or false.")
+        default = default.get(part) if isinstance(default, dict) else None
+    if any(isinstance(x, str) and "${" in x for x in (value, default)):
+        return
+    is_word = isinstance(value, str)
+    if isinstance(default, bool) and is_word:
+        raise OptionError(f"{path}={value} must be true or false.")
+    is_endless = isinstance(value, float) and not math.isfinite(value)
+    if isinstance(default, int | float) and (is_word or is_endless):
+        raise OptionError(f"{path}={value} must be a number, such as {default}.")
+    if isinstance(default, str) and value is None:
+        raise OptionError(f"{path}=null must be a name, such as {default}.")
 
 
 def _elsewhere(config: DictConfig, name: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import floor
 
-from torchrl_wm.ranges import NUMBER
+from torchrl_wm.ranges import NUMBER, RATE, WEIGHT
 
 
 class UpdateRatio:
@@ -64,11 +64,11 @@ class UpdateRatio:
         if train_ratio is not None and not batch_steps:
             raise ValueError("train_ratio needs batch_steps, the rows of one training batch.")
         for name, value in (("every", every), ("every_episodes", every_episodes)):
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be positive; got {value}.")
+            if value is not None:
+                RATE.check(**{name: value})
         NUMBER.check(updates=updates, first=first)
-        if train_ratio is not None and train_ratio < 0:
-            raise ValueError(f"train_ratio={train_ratio} must not be negative.")
+        if train_ratio is not None:
+            WEIGHT.check(train_ratio=train_ratio)
         self.updates, self.first = updates, first
         self._gain, self._cost = (1, every) if train_ratio is None else (train_ratio, batch_steps)
         self._by_episodes = every_episodes is not None
