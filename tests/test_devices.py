@@ -81,31 +81,44 @@ def test_observing_gives_the_same_there(name, compiled):
         torch.testing.assert_close(found[key].cpu(), value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vectors", "pixels"])
-def test_captured_updates_learn_the_same(name):
+def agent_and_sample(spec, batch=4, **options):
+    torch.manual_seed(0)
+    options |= {"imagination_horizon": 3, "lr": 1e-2, "lr_warmup": 2}
+    model = partial(make_rssm, **SMALL, depth=2)
+    agent = DreamerV3(spec, DISCRETE, world_model=model, **options)
+    sample = records(agent.world_model, batch, 9).update(agent.world_model.initial((batch, 9)))
+    sample["reward"] = torch.randn(batch, 9, 1)
+    sample["is_last"] = sample["terminated"] = torch.zeros(batch, 9, 1, dtype=torch.bool)
+    return agent.cuda(), sample.to("cuda")
+
+
+@pytest.mark.parametrize("spec", [VECTOR, PIXELS], ids=["vectors", "pixels"])
+def test_captured_updates_learn_the_same(spec):
     if not REAL:
         pytest.skip("an emulated device has no graphs")
-    spec = VECTOR if name == "vectors" else PIXELS
-    agents, metrics = [], []
+    weights, metrics = [], []
     for captured in (False, True):
-        torch.manual_seed(0)
-        model = partial(make_rssm, **SMALL, depth=2)
-        options = {"imagination_horizon": 3, "lr": 1e-2, "lr_warmup": 2, "device": "cuda"}
-        agent = DreamerV3(spec, DISCRETE, world_model=model, cuda_graph=captured, **options)
-        sample = records(agent.world_model.cpu(), 4, 9)
-        sample = sample.update(agent.world_model.initial((4, 9)))
-        sample["reward"] = torch.randn(4, 9, 1)
-        sample["is_last"] = sample["terminated"] = torch.zeros(4, 9, 1, dtype=torch.bool)
-        agent.world_model.cuda()
+        agent, sample = agent_and_sample(spec, cuda_graph=captured)
         torch.manual_seed(0)
         for _ in range(8):
-            found, latents = agent.update(sample.to("cuda"))
+            found, latents = agent.update(sample)
         assert latents.batch_size == (4, 8)
-        agents.append(dict(agent.named_parameters()))
+        weights.append(dict(agent.named_parameters()))
         metrics.append({key: float(value) for key, value in found.items(True, True)})
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-2, abs=1e-3)
-    for key, value in agents[0].items():
-        torch.testing.assert_close(agents[1][key], value, rtol=1e-2, atol=1e-3, msg=key)
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-2, atol=1e-3, msg=key)
+
+
+def test_a_batch_that_differs_from_the_captured_one_is_named():
+    agent, sample = agent_and_sample(VECTOR, cuda_graph=True)
+    if REAL:
+        for _ in range(4):
+            agent.update(sample)
+    else:
+        agent._captured = sample.empty().update_  # refuses what it does not hold, as a replay does
+    with pytest.raises(RuntimeError, match=r"batch \[2, 9\] differs .* Without cuda_graph=True"):
+        agent.update(sample[:2])
 
 
 @pytest.mark.parametrize("planner", [CEMPlanner, ICEMPlanner, MPPIPlanner])

@@ -235,10 +235,15 @@ class DreamerV3(Dreamer):
         self._captured: CudaGraphModule | None = None
 
     def update(self, sample: TensorDictBase) -> tuple[TensorDict, TensorDict]:
-        """One update of everything on step records ``[B, T + 1]``."""
-        if self.cuda_graph and self._captured is None and self._device.type == "cuda":
-            self._captured = self._capture()
-        found = (self._captured or self._differentiate)(sample)
+        """One update of everything on step records ``[B, T + 1]``.
+
+        Raises:
+            RuntimeError: with ``cuda_graph``, for what cannot be captured and batches of another shape.
+        """
+        if self.cuda_graph and self._device.type == "cuda":
+            found = self._replay(sample)
+        else:
+            found = self._differentiate(sample)
         self.optimizers["all"].step()
         if self.slow_update is not None:
             self.slow_update.step()
@@ -253,10 +258,20 @@ class DreamerV3(Dreamer):
         metrics, latents = results(*losses)
         return TensorDict(metrics=metrics, latents=latents)
 
-    def _capture(self) -> CudaGraphModule:
-        # A replay writes where the capture wrote: the memory of the gradients must stay.
-        step = partial(self._differentiate, set_to_none=False)
-        return CudaGraphModule(step, warmup=3, in_keys=[], out_keys=[], device=self._device)
+    def _replay(self, sample: TensorDictBase) -> TensorDict:
+        """The same from a CUDA graph, which the third call captures."""
+        if self._captured is None:
+            # A replay writes where the capture wrote: the memory of the gradients must stay.
+            step = partial(self._differentiate, set_to_none=False)
+            options = {"in_keys": [], "out_keys": [], "device": self._device}
+            self._captured = CudaGraphModule(step, warmup=3, **options)
+        try:
+            return self._captured(sample)
+        except (KeyError, RuntimeError) as error:
+            raise RuntimeError(
+                f"The update cannot be captured as a CUDA graph, or its batch {list(sample.batch_size)} "
+                "differs from the captured one in entries or shapes. Without cuda_graph=True it may be done."
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_captured": None}  # copies capture their own
