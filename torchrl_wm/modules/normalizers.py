@@ -49,9 +49,7 @@ class ReturnNormalizer(ValueNorm):
                 f"Unknown statistic {statistic!r}; expected 'percentile' or 'mean_std'."
             )
         self.statistic, self.rate, self.limit, self.debias = statistic, rate, limit, debias
-        quantiles = torch.tensor(
-            [p / 100 for p in percentiles]
-        )  # here: a GPU waits for a copy to it
+        quantiles = torch.tensor([p / 100 for p in percentiles])  # once: a GPU waits for copies
         self.register_buffer("quantiles", quantiles, persistent=False)
         self.register_buffer("averages", torch.zeros(2))
         self.register_buffer("weight", torch.zeros(()))
