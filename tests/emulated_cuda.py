@@ -98,7 +98,8 @@ def _check(function, args, kwargs):
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if function in _INDEXING and isinstance(args[0], OnCuda):
         tensors = []  # indices may be on the CPU
-    placed = {isinstance(x, OnCuda) for x in tensors if x.ndim or isinstance(x, OnCuda)}
+    strict = function is aten.clamp.Tensor  # takes no scalars of the CPU
+    placed = {isinstance(x, OnCuda) for x in tensors if x.ndim or strict or isinstance(x, OnCuda)}
     if len(placed) > 1:
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found cuda:0 and cpu ({function})."

@@ -8,11 +8,12 @@ import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
+from torchrl.collectors import Collector
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 from torchrl.envs import check_env_specs
 
-from torchrl_wm.algorithms import DreamerV3
-from torchrl_wm.envs import LearnedEnv, TicTacToe
+from torchrl_wm.algorithms import DreamerV1, DreamerV2, DreamerV3, MuZero
+from torchrl_wm.envs import LearnedEnv, TicTacToe, gymnasium, model_specs
 from torchrl_wm.planners import (
     CEMPlanner,
     EnvModel,
@@ -23,6 +24,8 @@ from torchrl_wm.planners import (
     SearchPolicy,
 )
 from torchrl_wm.policies import FilteringPlanner
+from torchrl_wm.training import with_latents
+from torchrl_wm.training.loop import _check_device as check_device
 from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -135,6 +138,60 @@ def test_planners_plan_there(name, planner):
         td = policy(td)
         assert td["action"].device.type == "cuda" and td["action"].isfinite().all()
         td["is_init"] = torch.zeros(5, 1, dtype=torch.bool, device="cuda")
+
+
+@pytest.mark.parametrize("planner", [CEMPlanner, ICEMPlanner, MPPIPlanner])
+def test_planners_follow_a_model_that_is_moved(planner):
+    model = MODELS["gaussian"]()
+    options = {"planning_horizon": 3, "optim_steps": 2, "num_candidates": 8, "top_k": 2}
+    planner = planner(model, warm_start=False, trace=False, **options)
+    found = planner(model.cuda().initial([3], "cuda"))
+    assert found["action"].device.type == "cuda"
+
+
+POLICIES = {
+    "dreamer_v1": lambda obs, act: DreamerV1(obs, act, device="cuda", exploration_noise=0.3),
+    "dreamer_v2": lambda obs, act: DreamerV2(obs, act, device="cuda"),
+    "dreamer_v3": lambda obs, act: DreamerV3(obs, act, size="tiny", device="cuda"),
+    "muzero": lambda obs, act: MuZero(obs, act, device="cuda", temperature_decay=10),
+}
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_collector_acts_with_the_policy_itself(name, env_id):
+    if (name, env_id) == ("muzero", "Pendulum-v1"):
+        pytest.skip("MuZero needs a planner of sampled actions here")
+    env = gymnasium(env_id)
+    agent = POLICIES[name](*model_specs(env))
+    collector = Collector(
+        with_latents(env, agent.policy),
+        agent.policy,
+        frames_per_batch=4,
+        total_frames=-1,
+        policy_device="cuda",
+        env_device="cpu",
+        storing_device="cpu",
+        auto_register_policy_transforms=False,
+    )
+    assert collector.policy is agent.policy  # with a copy a warm-up would not be random
+    assert next(iter(collector)).device.type == "cpu"
+    collector.shutdown()
+
+
+def test_a_policy_that_is_elsewhere_is_named():
+    agent = POLICIES["dreamer_v3"](VECTOR, DISCRETE)
+    agent.policy.to("cpu")
+    with pytest.raises(ValueError, match="device=cuda, but .* a copy, which no warm-up reaches"):
+        check_device(agent.policy, torch.device("cuda"))
+
+
+def test_padded_batches_are_not_captured():
+    agent = DreamerV3(VECTOR, DISCRETE, size="tiny", cuda_graph=True, device="cuda")
+    sample = agent_and_sample(VECTOR)[1].update(agent.world_model.initial((4, 9), "cuda"))
+    sample["collector", "mask"] = torch.ones(4, 9, dtype=torch.bool, device="cuda")
+    agent.update(sample)
+    assert agent._captured is None
 
 
 @pytest.mark.parametrize("executor", ["reference", "numba"])

@@ -159,6 +159,9 @@ class DreamerV1(Dreamer):
         )
         self.critic = NormalHead(model.feature_size, layers=critic_layers, **network)
         self.world_model = model
+        exploration = make_exploration(action_spec, exploration_noise)
+        self.policy = FilteringActor(model, self.actor, exploration=exploration)
+        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
         self.to(device)
         self.world_model_loss = WorldModelLoss(
             model,
@@ -179,9 +182,6 @@ class DreamerV1(Dreamer):
             through_dynamics=True,
         )
         self.imagination_starts, self.lambda_ = imagination_starts, lambda_
-        exploration = make_exploration(action_spec, exploration_noise)
-        self.policy = FilteringActor(model, self.actor, exploration=exploration)
-        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
         rates = {"world_model": world_model_lr, "actor": actor_lr, "critic": critic_lr}
         self.optimizers = self._adams(rates, eps=1e-7, grad_clip=grad_clip)
 

@@ -177,6 +177,8 @@ class DreamerV2(Dreamer):
         )
         self.critic = NormalHead(model.feature_size, layers=critic_layers, **network)
         self.world_model = model
+        self.policy = FilteringActor(model, self.actor)
+        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
         self.to(device)
         self.world_model_loss = WorldModelLoss(
             model,
@@ -203,8 +205,6 @@ class DreamerV2(Dreamer):
         )
         self.imagination_starts = imagination_starts
         self.discount, self.lambda_ = discount, lambda_
-        self.policy = FilteringActor(model, self.actor)
-        self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
         rates = {"world_model": world_model_lr, "actor": actor_lr, "critic": critic_lr}
         self.optimizers = self._adams(
             rates, eps=1e-5, grad_clip=grad_clip, weight_decay=weight_decay

@@ -7,7 +7,6 @@ Differs from the code: sequences are drawn uniformly, without first training on 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -122,7 +121,8 @@ class DreamerV3(Dreamer):
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
         cuda_graph (bool, optional): on a GPU, capture losses and gradients in a CUDA graph in the third
             update, which then launches their thousands of small operations at once. All batches must have
-            the shape and entries of the first. No effect on a CPU. Defaults to ``False``.
+            the shape and entries of the first; padded ones (with a mask) are not captured. No effect on a
+            CPU. Defaults to ``False``.
         device (torch.device, optional): where the parameters live.
 
     Examples:
@@ -190,6 +190,8 @@ class DreamerV3(Dreamer):
             action_spec, features, out_scale=0.01, layers=actor_layers, units=units
         )
         self.critic = TwoHotHead(features, bins=bins, layers=critic_layers, units=units)
+        self.policy = FilteringActor(model, self.actor)
+        self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
         self.to(device)
         # The discount is either learned as part of the continuation or applied to what it predicts.
         learned, self.applied_discount = (discount, 1.0) if contdisc else (1.0, discount)
@@ -223,8 +225,6 @@ class DreamerV3(Dreamer):
         if compile:
             for part in (model, self.imagination, self.actor_loss, self.critic_loss):
                 part.compile_steps(dynamic=False)
-        self.policy = FilteringActor(model, self.actor)
-        self.evaluation_policy = FilteringActor(model, self.actor)  # v3 samples in evaluation too
         parts = (model, self.actor, self.critic)
         groups = [{"params": list(part.parameters())} for part in parts]
         optimizer = DecayingDreamerV3Optimizer(
@@ -240,20 +240,20 @@ class DreamerV3(Dreamer):
         Raises:
             RuntimeError: with ``cuda_graph``, for what cannot be captured and batches of another shape.
         """
-        if self.cuda_graph and self._device.type == "cuda":
+        if self.cuda_graph and self._device.type == "cuda" and keys.MASK not in sample.keys(True):
             found = self._replay(sample)
-        else:
+        else:  # what is padded differs from batch to batch
             found = self._differentiate(sample)
         self.optimizers["all"].step()
         if self.slow_update is not None:
             self.slow_update.step()
         return found["metrics"], found["latents"]
 
-    def _differentiate(self, sample: TensorDictBase, set_to_none: bool = True) -> TensorDict:
+    def _differentiate(self, sample: TensorDictBase) -> TensorDict:
         """Writes the gradients; returns what :meth:`update` does."""
         with self._autocast():
             losses = self._losses(sample)
-        self.optimizers["all"].zero_grad(set_to_none)
+        self._zero_grad()
         sum(total(part) for part in losses).backward()
         metrics, latents = results(*losses)
         return TensorDict(metrics=metrics, latents=latents)
@@ -261,10 +261,8 @@ class DreamerV3(Dreamer):
     def _replay(self, sample: TensorDictBase) -> TensorDict:
         """The same from a CUDA graph, which the third call captures."""
         if self._captured is None:
-            # A replay writes where the capture wrote: the memory of the gradients must stay.
-            step = partial(self._differentiate, set_to_none=False)
             options = {"in_keys": [], "out_keys": [], "device": self._device}
-            self._captured = CudaGraphModule(step, warmup=3, **options)
+            self._captured = CudaGraphModule(self._differentiate, warmup=3, **options)
         try:
             return self._captured(sample)
         except (KeyError, RuntimeError) as error:
@@ -273,6 +271,10 @@ class DreamerV3(Dreamer):
                 "differs from the captured one in entries or shapes. Without cuda_graph=True it may be done."
             ) from error
 
+    def _zero_grad(self) -> None:
+        # A replay writes where the capture wrote: the memory of the gradients must stay.
+        self.optimizers["all"].zero_grad(set_to_none=self._captured is None)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_captured": None}  # copies capture their own
 
@@ -280,7 +282,7 @@ class DreamerV3(Dreamer):
         """One update of the world model alone."""
         with self._autocast():
             losses = self.world_model_loss(sample)
-        self.optimizers["all"].zero_grad()
+        self._zero_grad()
         total(losses).backward()
         self.optimizers["all"].step()
         return results(losses)

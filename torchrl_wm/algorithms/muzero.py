@@ -157,6 +157,9 @@ class MuZero(Algorithm):
             "use_reconstruction": use_reconstruction,
         }
         self.world_model = _make_world_model(world_model, observation_spec, action_spec, chosen)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.two_players = two_players
+        self._make_policies(planner, simulator, discount, device)
         self.to(device)
         self.loss = MuZeroLoss(
             self.world_model,
@@ -170,9 +173,6 @@ class MuZero(Algorithm):
             entropy_scale=entropy,
         )
         self.slow_update = SlowUpdate(self.loss, tau=1.0, every=target_update_every)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device))
-        self.two_players = two_players
-        self._make_policies(planner, simulator, discount)
         self.temperature_decay = self._checked_decay(temperature_decay)
         prefix = self.world_model.value_prefix
         self.targets = UnrolledTargets(
@@ -197,14 +197,14 @@ class MuZero(Algorithm):
         self.optimizers = {"all": optimizer}
         self.register_load_state_dict_post_hook(_set_temperature)
 
-    def _make_policies(self, planner, simulator, discount: float) -> None:
+    def _make_policies(self, planner, simulator, discount: float, device) -> None:
         _check_planner(planner, discount)
         make_search = planner or SearchPolicy
         if simulator is None:
             signed = -discount if self.two_players else discount
             make_search = partial(make_search, self.world_model, discount=signed)
         else:  # which has discounts and turns of its own
-            make_search = partial(make_search, self._true_model(simulator, discount))
+            make_search = partial(make_search, self._true_model(simulator, discount, device))
         self.search = make_search()
         act = partial(FilteringSearch, self.world_model, frames=self.frames)
         self.policy = act(self.search, version=self._version)
@@ -274,10 +274,10 @@ class MuZero(Algorithm):
         mask = rows.get(keys.POLICY_MASK).squeeze(-1)
         return notes.set(keys.PRIORITY, errors).set(keys.MASK, mask)
 
-    def _true_model(self, simulator, discount: float) -> EnvModel:
+    def _true_model(self, simulator, discount: float, device) -> EnvModel:
         env = resolve_factory(simulator)()
-        if self.updates.device.type != "cpu":
-            env = env.to(self.updates.device)  # where the positions that it steps are judged
+        if device is not None and torch.device(device).type != "cpu":
+            env = env.to(device)  # where the positions that it steps are judged
         observed = env.full_observation_spec.keys(True, True)
         return EnvModel(
             env,

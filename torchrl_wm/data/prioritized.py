@@ -121,7 +121,9 @@ class PrioritizedSequenceSampler(SequenceSampler):
 
     def _final(self, storage: Storage) -> Tensor:
         # By column: `storage.get(rows)` would gather the observations of all rows.
-        return storage._storage.get(keys.IS_LAST)[: self.writer.slots * self.writer.num_envs, 0]
+        return storage._storage.get(keys.IS_LAST)[
+            : self.writer.slots * self.writer.num_envs, 0
+        ].cpu()
 
     def _roots(self, storage: Storage) -> Tensor:
         """Whether each row may be a root, ``[slots * E]``."""
@@ -150,7 +152,7 @@ class PrioritizedSequenceSampler(SequenceSampler):
                 f"Sampling by priority needs the entry {keys.PRIORITY!r} among the records; name it in "
                 "extra_keys of the replay and let the policy write it, or use alpha=0."
             )
-        priority = column[: len(roots), 0].masked_fill(~roots, 0.0)
+        priority = column[: len(roots), 0].cpu().masked_fill(~roots, 0.0)
         fresh = priority.isinf()
         largest = priority.masked_fill(fresh, 0.0).max()
         return priority.masked_fill(fresh, float(largest) or 1.0)

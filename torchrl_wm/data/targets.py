@@ -107,7 +107,7 @@ class UnrolledTargets(Transform):
         for key, entry in out.items():
             tensordict.set(key, entry.reshape(*tensordict.shape, 1))
         taken = required(rows, keys.PREVIOUS_ACTION)
-        taken = torch.where(past.unsqueeze(-1), self._random_actions(rows), taken)
+        taken = torch.where(past.unsqueeze(-1), self._random_actions(rows).to(taken.device), taken)
         return tensordict.set(keys.UNROLL_ACTION, taken.reshape(*tensordict.shape, -1))
 
     def _returns(self, rows, last: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:

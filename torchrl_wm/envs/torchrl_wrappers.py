@@ -62,14 +62,14 @@ class SeededTorchRL(TransformedEnv):
         actions = [
             tensordict.get(key).reshape(-1).double() for key in sorted(self.action_keys, key=str)
         ]
-        self.log.record(torch.cat(actions).numpy())
+        self.log.record(torch.cat(actions).cpu().numpy())
         result = super()._step(tensordict)
-        self.log.observe(self._observed(result), result.get(self.reward_key).numpy())
+        self.log.observe(self._observed(result), result.get(self.reward_key).cpu().numpy())
         return result
 
     def _observed(self, result: TensorDictBase) -> dict[str, np.ndarray]:
         keys = self.observation_keys
-        return {str(key): result.get(key).numpy() for key in keys}
+        return {str(key): result.get(key).cpu().numpy() for key in keys}
 
     def get_episode_state(self) -> WorkerState:
         """The state of this environment, see :func:`torchrl_wm.envs.episode_state`."""

@@ -215,6 +215,9 @@ class Planner(TensorDictModuleBase):
         self, rows: TensorDictBase, noise: Sequence[Tensor] | None
     ) -> tuple[Tensor, dict[NestedKey, Tensor]]:
         start = self.simulator.start(rows)
+        read = next(rows.values(True, True), None)
+        if read is not None and read.device != self.space.middle.device:  # the model was moved
+            self.space.to(read.device)
         mean, std = self._begin(rows)
         proposals = self._propose(start)
         elites = self._carried_elites(rows, mean)

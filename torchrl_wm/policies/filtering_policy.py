@@ -56,8 +56,9 @@ class FilteringPolicy(TensorDictModuleBase):
         tensordict = self._filter(tensordict)
         if not self.random_actions:
             return self._act(tensordict)
+        device = tensordict.get(next(iter(self.world_model.latent_keys))).device
         for key, spec in self.world_model.action_encoding.leaves.items():
-            tensordict.set(key, spec.rand(tensordict.batch_size).to(tensordict.device))
+            tensordict.set(key, spec.rand(tensordict.batch_size).to(device))
         return tensordict
 
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:

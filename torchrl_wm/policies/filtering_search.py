@@ -88,7 +88,8 @@ class FilteringSearch(FilteringPolicy):
 
     def _filter(self, tensordict: TensorDictBase) -> TensorDictBase:
         tensordict = self.search(self._represent(tensordict))
-        full = partial(torch.full, (*tensordict.batch_size, 1), device=tensordict.device)
+        device = tensordict.get(self.search.written[0]).device
+        full = partial(torch.full, (*tensordict.batch_size, 1), device=device)
         version = full(fill_value=self.version(), dtype=torch.int64)
         tensordict.set(keys.POLICY_VERSION, version).set(keys.SEARCH_VERSION, version.clone())
         return tensordict.set(keys.PRIORITY, full(fill_value=torch.inf))

@@ -70,7 +70,8 @@ class Trainer:
         progress (bool, optional): show a progress bar. Defaults to True.
 
     Raises:
-        ValueError: if the warm-up is too short to fill one training batch, or a count is out of its range.
+        ValueError: if the warm-up is too short to fill one training batch, a count is out of its range, or a
+            tensor of the policy is not on ``device``.
 
     Examples:
         A run is ``Trainer(env, algorithm, replay, ratio, total_steps=..., run_dir=...).run()``;
@@ -116,6 +117,7 @@ class Trainer:
         self.action_repeat, self.warmup_steps = action_repeat(env), warmup_steps
         self.world_model_pretrain_steps = world_model_pretrain_steps
         self.device, self.progress = torch.device(device), progress
+        _check_device(algorithm.policy, self.device)
         self.logging, self.evaluating = Interval(log_every), Interval(evaluate_every)
         self.checkpointing = Interval(checkpoint_every)
         self.steps, self.updates, self.pretrained, self.seconds = 0, 0, 0, 0.0
@@ -344,6 +346,15 @@ class Trainer:
             self.log.close()
         if self.lock is not None:
             self.lock.close()
+
+
+def _check_device(policy: nn.Module, device: torch.device) -> None:
+    for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
+        if tensor.device.type != device.type:
+            raise ValueError(
+                f"device={device}, but {name} of the policy is on {tensor.device}: a collector would act "
+                "with a copy, which no warm-up reaches. Move the whole algorithm before the training."
+            )
 
 
 def _check_warm_up(warmup_steps: int, replay: StepReplay, repeat: int) -> None:
