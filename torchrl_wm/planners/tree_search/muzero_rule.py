@@ -79,8 +79,8 @@ class MuZeroRule:
         boosted = torch._standard_gamma(shape, generator=generator).log()
         uniform = torch.rand(allowed.shape, generator=generator, **there)
         log_gamma = boosted + uniform.clamp_min(1e-300).log() / self.dirichlet_alpha
-        log_gamma = log_gamma.to(allowed.device).masked_fill(~allowed, -torch.inf)
-        return log_gamma.softmax(-1).nan_to_num(0.0).float()
+        log_gamma = log_gamma.masked_fill(~allowed.cpu(), -torch.inf)
+        return log_gamma.softmax(-1).nan_to_num(0.0).float().to(allowed.device)
 
     def root_logits(self, logits: Tensor, noise: Tensor | None) -> Tensor:
         """Logits ``[B, A]`` of the root with the noise mixed into its probabilities."""
