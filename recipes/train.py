@@ -38,8 +38,9 @@ def main(config: DictConfig) -> float | None:
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
         config.run_dir = f"{config.run_dir}_{HydraConfig.get().job.num}"
     device = resolve_device(config.device)
-    COUNT.check(threads=1 if config.threads is None else config.threads)
-    torch.set_num_threads(config.threads or default_threads())
+    threads = default_threads() if config.threads is None else config.threads
+    COUNT.check(threads=threads)
+    torch.set_num_threads(threads)
     seed_everything(config.seed)
     trainer = build_trainer(config, device, run)
     if config.threads:  # a resumed run otherwise has the number it was started with

@@ -75,8 +75,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _candidates(options: argparse.Namespace) -> dict[str, Callable[[], Callable[[], None]]]:
-    """By name, what makes the function that does one update."""
+def _candidates(options: argparse.Namespace) -> dict[str, Callable[..., Callable[[], None]]]:
+    """By name, what makes the function that does one update, on a ``device``."""
     peer = partial(torchrl_dreamer_v3.make_update, OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON)
     candidates = {PEER: peer, "float32 eager": make_update}
     fast, label = {"compile": True}, "compiled"

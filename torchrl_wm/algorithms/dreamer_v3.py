@@ -253,8 +253,7 @@ class DreamerV3(Dreamer):
         """Writes the gradients; returns what :meth:`update` does."""
         with self._autocast():
             losses = self._losses(sample)
-        self._zero_grad()
-        sum(total(part) for part in losses).backward()
+        self._backward(sum(total(part) for part in losses))
         metrics, latents = results(*losses)
         return TensorDict(metrics=metrics, latents=latents)
 
@@ -271,9 +270,10 @@ class DreamerV3(Dreamer):
                 "differs from the captured one in entries or shapes. Without cuda_graph=True it may be done."
             ) from error
 
-    def _zero_grad(self) -> None:
+    def _backward(self, loss: torch.Tensor) -> None:
         # A replay writes where the capture wrote: the memory of the gradients must stay.
         self.optimizers["all"].zero_grad(set_to_none=self._captured is None)
+        loss.backward()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_captured": None}  # copies capture their own
@@ -282,8 +282,7 @@ class DreamerV3(Dreamer):
         """One update of the world model alone."""
         with self._autocast():
             losses = self.world_model_loss(sample)
-        self._zero_grad()
-        total(losses).backward()
+        self._backward(total(losses))
         self.optimizers["all"].step()
         return results(losses)
 

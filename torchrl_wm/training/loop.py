@@ -349,6 +349,7 @@ class Trainer:
 
 
 def _check_device(policy: nn.Module, device: torch.device) -> None:
+    """Checks that the policy is where the collector acts: it copies one of which a tensor is elsewhere."""
     for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
         if tensor.device.type != device.type:
             raise ValueError(
