@@ -7,6 +7,7 @@ import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
 from torchrl_wm.planners import CEMPlanner, imagined_steps
+from torchrl_wm.planners import simulators as simulators_module
 from torchrl_wm.planners.simulators import ModelSimulator
 from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
 
@@ -103,3 +104,15 @@ def test_a_planner_is_pickled_without_its_program():
     assert other.simulator.steps._program is None
     other.generator = planner.generator
     torch.testing.assert_close(other(td.clone())["action"], first)
+
+
+@pytest.mark.parametrize("name", ["planet", "identity", "ensemble"])
+def test_blocks_of_rows_are_imagined_as_all_rows_at_once(name, monkeypatch):
+    simulator = ModelSimulator((MODELS | OTHERS)[name](), discount=0.9, trace=False)
+    start = starts(simulator.model)
+    expected = returns(simulator, start, candidates=25)
+    monkeypatch.setattr(simulators_module, "_BLOCK", 13)
+    calls = []
+    simulator.imagined = lambda *inputs: calls.append(inputs) or simulator._imagine(*inputs)
+    torch.testing.assert_close(returns(simulator, start, candidates=25), expected)
+    assert len(calls) > 3 and all(block[0].shape[1] <= 13 for block in calls)

@@ -23,7 +23,7 @@ from torchrl_wm.world_models import WorldModel
 
 REWARD_KEY = ("next", keys.REWARD)
 
-_BLOCK = 1024  # rows that a head reads at once: more would leave the cache between its layers
+_BLOCK = 1024  # rows that go through all layers together on a CPU: more would leave its cache
 
 
 class ModelSimulator(nn.Module):
@@ -107,10 +107,20 @@ class ModelSimulator(nn.Module):
             reward, goes_on, last = self.steps(program, actions, noise, latents)
             total, tail = self._weigh(reward, goes_on)
         else:
-            total, last, tail = self.imagined(actions, noise, *latents)
+            total, last, tail = self._in_blocks(actions, noise, *latents)
         if self.terminal_value is not None:
             total = total + tail * self.terminal_value(last).squeeze(-1)
         return total.view(n, candidates, self.particles).mean(-1)
+
+    def _in_blocks(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        """What is imagined, on a CPU for a few rows at a time."""
+        if not actions.is_cpu:
+            return self.imagined(actions, noise, *latents)
+        rows = _BLOCK - _BLOCK % self.model.members  # the members take turns in every block
+        steps, states = (actions, noise), latents
+        blocks = *(x.split(rows, 1) for x in steps), *(x.split(rows) for x in states)
+        found = [self.imagined(*block) for block in zip(*blocks, strict=True)]
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
     def _imagine(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
         """Weighted sum of rewards ``[N]``, last features ``[N, F]`` and the weight of their value ``[N]``."""
