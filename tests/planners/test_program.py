@@ -74,6 +74,7 @@ EXPRESSIONS = {
     "layer_norm alone": lambda x: F.layer_norm(x, (SIZE,)),
     "flip": lambda x: x.flip(-1),
     "slice": lambda x: x[:, 3:-2] * 1,
+    "slice of everything": lambda x: x[:, 0:] * 1,
     "select": lambda x: x[:, -2].unsqueeze(-1) + 0,
     "split": lambda x: x.split([4, 16], -1)[1] * x.chunk(2, -1)[1].sum(-1, keepdim=True),
     "cat": lambda x: torch.cat([x[:, 7:9], x, x[:, :1]], -1),

@@ -16,6 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from torchrl_wm.planners.tree_search.arithmetic import (
+    MINUS_INFINITY,
     ONE,
     ZERO,
     compiled,
@@ -39,7 +40,10 @@ L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 
 
 class Code(enum.IntEnum):
-    """Instruction codes; the fields of one are code, target, width, a, b, step of b, and one more."""
+    """Instruction codes; the fields of one are code, target, width, a, b, step of b, and one more.
+
+    A product has no step of b: its field tells whether a ReLU follows.
+    """
 
     GATHER, LOOKUP, STORE, LINEAR = 0, 1, 2, 3
     COPY, FLIP, SPREAD = 4, 5, 6
@@ -83,8 +87,7 @@ def run(network, index, action, latents, place, out):
         for i in range(code.shape[0]):
             kind = code[i, 0]
             if kind == LINEAR:
-                target, width, source, offset = code[i, 1], code[i, 2], code[i, 3], code[i, 4]
-                linear(scratch, rows, source, target, width, weights, offset, code[i, 6])
+                linear(code[i], scratch, rows, weights)
             elif kind < LINEAR:
                 move(code[i], weights, scratch, rows, begin, index, action, latents, place)
             else:
@@ -133,12 +136,12 @@ def move(instruction, weights, scratch, rows, begin, index, action, latents, pla
 
 
 @intrinsic
-def _tile(context, scratch, row, source, target, weights, offset, depth):
-    """Four rows times a panel of a weight, plus its bias; all sums stay in registers."""
-    kinds = [scratch, *[types.intp] * 3, weights, types.intp, types.intp]
+def _tile(context, scratch, row, source, target, weights, offset, depth, floor):
+    """Four rows times a panel of a weight, plus its bias, at least ``floor``; all sums stay in registers."""
+    kinds = [scratch, *[types.intp] * 3, weights, types.intp, types.intp, types.float32]
 
     def generate(context, builder, signature, arguments):
-        numbers, row, source, target, memory, offset, depth = arguments
+        numbers, row, source, target, memory, offset, depth, floor = arguments
         numbers = context.make_array(signature.args[0])(context, builder, numbers)
         memory = context.make_array(signature.args[4])(context, builder, memory)
         lanes, integer = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
@@ -167,29 +170,38 @@ def _tile(context, scratch, row, source, target, weights, offset, depth):
                 builder.store(bias, sums[r][v])
         everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         nothing = ir.Constant(lanes, ir.Undefined)
+
+        def spread(number):
+            number = builder.insert_element(nothing, number, ir.IntType(32)(0))
+            return builder.shuffle_vector(number, nothing, everywhere)
+
         with cgutils.for_range(builder, depth) as loop:
             weight = [builder.load(place, align=4) for place in line(loop.index)]
             for r in range(TILE_ROWS):
-                number = builder.load(builder.gep(starts[r], [builder.add(source, loop.index)]))
-                number = builder.insert_element(nothing, number, ir.IntType(32)(0))
-                number = builder.shuffle_vector(number, nothing, everywhere)
+                place = builder.gep(starts[r], [builder.add(source, loop.index)])
+                number = spread(builder.load(place))
                 for v in range(VECTORS):
                     product = builder.call(together, [number, weight[v], builder.load(sums[r][v])])
                     builder.store(product, sums[r][v])
+        least = spread(floor)
         for r in range(TILE_ROWS):
             for v, place in enumerate(vectors(builder.gep(starts[r], [target]))):
-                builder.store(builder.load(sums[r][v]), place, align=4)
+                total = builder.load(sums[r][v])
+                below = builder.fcmp_ordered("<", total, least)  # not where the sum is NaN
+                builder.store(builder.select(below, least, total), place, align=4)
         return context.get_dummy_value()
 
     return types.void(*kinds), generate
 
 
 @faithful
-def linear(scratch, rows, source, target, width, weights, offset, depth):
-    """Columns ``source ...`` times a weight ``[depth, width]`` in panels, plus its bias."""
+def linear(instruction, scratch, rows, weights):
+    """Columns times a weight ``[depth, width]`` in panels, plus its bias, with or without a ReLU."""
+    target, width, source, offset = instruction[1], instruction[2], instruction[3], instruction[4]
+    floor, depth = ZERO if instruction[5] else MINUS_INFINITY, instruction[6]
     for column in range(0, width, PANEL):
         for row in range(0, rows, TILE_ROWS):
-            _tile(scratch, row, source, target + column, weights, offset, depth)
+            _tile(scratch, row, source, target + column, weights, offset, depth, floor)
         offset += PANEL * (depth + 1)
 
 

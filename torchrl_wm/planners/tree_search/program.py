@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
+from torchrl_wm.planners.tree_search.peephole import simplify
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
@@ -60,11 +61,12 @@ class Program:
         found = recorder.columns(out)
         self.width, self.parameters = found.width, recorder.parameters
         self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
+        code, first = simplify(recorder.code, *found)
         self.network = instructions.Network(
-            np.array(recorder.code, np.int64).reshape(-1, FIELDS),
+            np.array(code, np.int64).reshape(-1, FIELDS),
             np.zeros(max(recorder.memory, 1), np.float32),
             np.zeros((instructions.BLOCK, recorder.width), np.float32),
-            found.first,
+            first,
         )
         self.refresh()
 
@@ -299,7 +301,7 @@ def _product(recorder: _Recorder, result, value, weight, bias=None):
     recorder.load(instructions.MATRIX, weight.t(), target, width, depth)
     if bias is not None:
         recorder.load(instructions.BIAS, bias, target, width, depth)
-    recorder.emit(Code.LINEAR, found.first, panels * PANEL, x.first, target, more=depth)
+    recorder.emit(Code.LINEAR, found.first, panels * PANEL, x.first, target, step=0, more=depth)
 
 
 def _cat(recorder: _Recorder, result, parts, dim=0):
@@ -539,6 +541,7 @@ _TRANSLATIONS: dict = {
     aten.unsqueeze.default: _reshape,
     aten.squeeze.dim: _reshape,
     aten.detach.default: _reshape,
+    aten.alias.default: _reshape,
     aten._to_copy.default: _convert,
     aten.zeros_like.default: _filled(0.0),
     aten.ones_like.default: _filled(1.0),

@@ -1,0 +1,115 @@
+"""Fewer instructions for the same numbers.
+
+An instruction takes some nanoseconds for each row besides its arithmetic. So a product applies the ReLU
+that follows it, and a value that is copied into a concatenation is written there in the first place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torchrl_wm.planners.tree_search.instructions import PANEL, Code
+
+TARGET, WIDTH, A, B, STEP, MORE = range(1, 7)
+
+
+class Access(NamedTuple):
+    """Columns ``first ... end - 1`` that the instruction at ``place`` names in a field."""
+
+    place: int
+    field: int
+    first: int
+    end: int
+
+    def within(self, first: int, end: int) -> bool:
+        """Whether it touches no other columns."""
+        return first <= self.first and self.end <= end
+
+
+def simplify(
+    code: Sequence[Sequence[int]], first: int, width: int
+) -> tuple[list[Sequence[int]], int]:
+    """Instructions with the same results, and the first column of these.
+
+    Args:
+        code (sequence): the instructions, see :class:`~torchrl_wm.planners.tree_search.instructions.Code`.
+        first (int): first column of the results.
+        width (int): their number.
+
+    Examples:
+        >>> relu = int(Code.LINEAR), 16, 16, 0, 0, 0, 8
+        >>> simplify([relu, (int(Code.RELU), 32, 16, 16, 0, 1, 0)], 32, 16)
+        ([[3, 32, 16, 0, 0, 1, 8]], 32)
+    """
+    lines = [list(line) for line in code]
+    # The results are read last, by an instruction that writes to no column.
+    lines.append([Code.COPY, -width, width, first, 0, 1, 0])
+    for simpler in (_join_relu, _write_in_place):
+        place = 0
+        while place < len(lines) - 1:
+            if simpler(lines, place):
+                del lines[place]
+            else:
+                place += 1
+    return lines[:-1], lines[-1][A]
+
+
+def _join_relu(lines: list[list[int]], place: int) -> bool:
+    """Lets the product before it apply a ReLU, if nothing else reads what comes between them."""
+    kind, target, width, source = lines[place][:B]
+    products = [x for x in lines[:place] if x[0] == Code.LINEAR and x[TARGET] == source]
+    if kind != Code.RELU or len(products) != 1:
+        return False
+    product, whole = products[0], products[0][WIDTH]
+    users = {x.place for x in _touching(lines, source, source + whole)}
+    if len(users) > 2 or whole - width >= PANEL:  # the new columns have room for whole panels
+        return False
+    product[TARGET], product[STEP] = target, 1
+    return True
+
+
+def _write_in_place(lines: list[list[int]], place: int) -> bool:
+    """Writes a value where it is copied to, if its columns are its own and nobody changes it later."""
+    kind, target, width, source = lines[place][:B]
+    if kind != Code.COPY:
+        return False
+    found = list(_touching(lines, source, source + width))
+    own = all(x.within(source, source + width) for x in found)
+    written = [x.place for x in found if x.field == TARGET]
+    others = [x for x in _touching(lines, target, target + width) if x.place != place]
+    read_only = all(x.field != TARGET for x in others)
+    if not (own and written and max(written) < place and read_only):
+        return False
+    for x in found:
+        lines[x.place][x.field] += target - source
+    return True
+
+
+def _touching(lines: list[list[int]], first: int, end: int) -> Iterator[Access]:
+    """What reads or writes any of the columns."""
+    for place, line in enumerate(lines):
+        for field, width in _fields(line):
+            if line[field] < end and first < line[field] + width:
+                yield Access(place, field, line[field], line[field] + width)
+
+
+def _fields(line: Sequence[int]) -> list[tuple[int, int]]:
+    """The fields of an instruction that name columns, and how many of them it reads or writes."""
+    kind, width = line[0], line[WIDTH]
+    if kind in (Code.GATHER, Code.LOOKUP):
+        return [(TARGET, width)]
+    if kind == Code.STORE:
+        return [(A, width)]
+    if kind == Code.LINEAR:
+        return [(TARGET, width), (A, line[MORE])]
+    if kind == Code.SPREAD:
+        return [(TARGET, width), (A, 1)]
+    if kind < Code.ADD:
+        return [(TARGET, width), (A, width)]
+    if kind < Code.LOWEST:
+        fields = [(TARGET, width), (A, width), (B, width if line[STEP] else 1)]
+        return [*fields, (MORE, width)] if kind == Code.WHERE else fields
+    if kind == Code.STANDARDISE:
+        return [(TARGET, width), (A, width), (MORE, 1)]
+    return [(TARGET, width if kind == Code.SOFTMAX else 1), (A, width)]
