@@ -27,6 +27,7 @@ from torchrl_wm.world_models import RSSM, make_rssm
 
 PEER, BARE, OURS = "TorchRL's CEMPlanner", "bare products", "CEMPlanner"
 ACTIONS = 6
+REST = 0.02  # seconds in which threads of the candidate before stop waiting busily
 
 
 @dataclass
@@ -155,6 +156,7 @@ def _measure(candidates: dict[str, Callable], rounds: int, clock) -> dict[str, f
         function()
     for _ in range(rounds):
         for name, function in candidates.items():
+            time.sleep(REST)
             began = clock()
             function()
             seconds[name].append(clock() - began)

@@ -116,3 +116,39 @@ def test_blocks_of_rows_are_imagined_as_all_rows_at_once(name, monkeypatch):
     simulator.imagined = lambda *inputs: calls.append(inputs) or simulator._imagine(*inputs)
     torch.testing.assert_close(returns(simulator, start, candidates=25), expected)
     assert len(calls) > 3 and all(block[0].shape[1] <= 13 for block in calls)
+
+
+def test_sequences_shared_out_to_threads_are_the_same(monkeypatch):
+    model, before = MODELS["planet"](), torch.get_num_threads()
+    fast, plain = simulators(model)
+    start = starts(model, rows=7)
+    expected = returns(fast, start, candidates=41)
+    torch.testing.assert_close(expected, returns(plain, start, candidates=41), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(imagined_steps, "_SHARE", 16)
+    torch.set_num_threads(3)
+    try:
+        with fast.sharing(7 * 41):
+            assert torch.get_num_threads() == 1
+            torch.testing.assert_close(
+                returns(fast, start, candidates=41), expected, rtol=0, atol=0
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_plan_with_the_program_keeps_torch_in_one_thread_and_others_do_not():
+    model, before = MODELS["planet"](), torch.get_num_threads()
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        for trace in (True, False):
+            planner = CEMPlanner(model, 3, 2, 9, 2, trace=trace)
+            planner(model.initial([2]))  # the first plan records
+            real = planner.simulator.returns
+            planner.simulator.returns = lambda *x, real=real: (
+                seen.append(torch.get_num_threads()) or real(*x)
+            )
+            planner(model.initial([2]))
+        assert seen == [1, 1, 2, 2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

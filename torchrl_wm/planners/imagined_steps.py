@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl_wm.planners.threads import in_threads, torch_in_one_thread
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
 from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
 _CACHED = 2**14  # weights that stay near the processor from one row to the next
+_SHARE = 128  # sequences that are worth a thread of their own
 _LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
 
 
@@ -59,12 +63,23 @@ class ImaginedSteps:
         """Rewards ``[H, N]``, continuations ``[H, N]`` if there are any, and the last features ``[N, F]``."""
         rows, state = actions.shape[1], [_own(x) for x in latents]
         index, found = np.arange(rows), np.empty((len(actions), rows, program.width), np.float32)
+        inputs = actions.contiguous().numpy(), noise.contiguous().numpy()
         arrays = tuple(x.numpy() for x in state)
-        steps = zip(actions.contiguous().numpy(), noise.contiguous().numpy(), found, strict=True)
-        for action, draw, out in steps:  # each state overwrites the one before
-            instructions.run(program.network, index, index, (action, draw, *arrays), 0, out)
+
+        def imagine(begin: int, end: int) -> None:
+            network, share = program.network.copy(), index[begin:end]
+            instructions.follow(network, share, *inputs, arrays, found[:, begin:end])
+
+        in_threads(imagine, rows, _SHARE)
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
+
+    def sharing(self, rows: int) -> contextlib.AbstractContextManager:
+        """For a plan with so many sequences: the threads are the program's, if one will be executed."""
+        if not self._agrees or torch.is_autocast_enabled("cpu"):
+            return contextlib.nullcontext()
+        pays = _pays(self._program.network.weights.size, rows)
+        return torch_in_one_thread() if pays else contextlib.nullcontext()
 
     def _record(self, *tensors) -> None:
         with torch.inference_mode(False), torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -91,6 +92,12 @@ class ModelSimulator(nn.Module):
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
         """The latents ``[n, size]`` in a TensorDict ``[n]``."""
         return tuple(tensordict.get(key) for key in self.in_keys)
+
+    def sharing(self, sequences: int) -> contextlib.AbstractContextManager:
+        """Entered for a plan with so many sequences at once, see :meth:`ImaginedSteps.sharing`."""
+        if self.steps is None:
+            return contextlib.nullcontext()
+        return self.steps.sharing(sequences * self.particles)
 
     def returns(
         self, start: tuple[Tensor, ...], actions: Tensor, generator: torch.Generator | None = None
@@ -233,6 +240,10 @@ class EnvSimulator(nn.Module):
     def start(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The state ``[n]`` in a TensorDict ``[n]``."""
         return tensordict.select(*self.in_keys)
+
+    def sharing(self, sequences: int) -> contextlib.AbstractContextManager:
+        """Nothing is held: threads belong to the environment."""
+        return contextlib.nullcontext()
 
     def returns(
         self, start: TensorDictBase, actions: Tensor, generator: torch.Generator | None = None

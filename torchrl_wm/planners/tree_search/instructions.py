@@ -98,6 +98,17 @@ def run(network, index, action, latents, place, out):
                 out[begin + row, j] = found[j]
 
 
+@compiled
+def follow(network, rows, actions, noise, latents, out):
+    """Consecutive ``rows`` of ``latents``, step by step: each state overwrites the one before.
+
+    Reads ``actions [H, N, A]`` and ``noise [H, N, S]``, writes to ``out [H, R, C]``.
+    """
+    for step in range(out.shape[0]):
+        inputs = actions[step], noise[step], *latents
+        run(network, rows, rows, inputs, rows[0], out[step])
+
+
 @views
 def results(instruction, row):
     """The columns that an instruction writes."""
