@@ -14,13 +14,13 @@ from torchrl_wm.planners.tree_search.exponential import (
     LOG2_E,
     LOWEST,
 )
+from torchrl_wm.planners.tree_search.machine_code import kept_on_disk
 
 # Nothing is allocated inside, so arrays need no reference counts (atomic, costlier than the arithmetic).
 # Nor is the interpreter's lock needed: rows are shared out to threads.
 _OPTIONS = {"error_model": "numpy", "_nrt": False, "nogil": True}
 # Ignoring NaN and signed zeros lets loops over actions use vector instructions; results are the same.
 _NUMBERS = {"nnan", "nsz"}
-compiled = numba.njit(cache=True, fastmath=_NUMBERS, **_OPTIONS)
 inlined = numba.njit(fastmath=_NUMBERS, forceinline=True, **_OPTIONS)
 views = numba.njit(inline="always", **_OPTIONS)
 # For sums in double precision, whose order does not affect the result.
@@ -31,6 +31,26 @@ faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
 faithful_inlined = numba.njit(fastmath={"nsz", "contract"}, forceinline=True, **_OPTIONS)
 _fused = numba.njit(fastmath={*_NUMBERS, "contract"}, forceinline=True, **_OPTIONS)
 faithful_sums = numba.njit(fastmath={"nsz", "reassoc"}, **_OPTIONS)
+
+
+def compiled(function):
+    """Compiles at the first call, and keeps the machine code."""
+    return kept_on_disk(numba.njit(fastmath=_NUMBERS, **_OPTIONS)(function))
+
+
+def faithful_around(inner):
+    """:data:`faithful`, for a function that is made around several others in turn.
+
+    It gets a name of its own: machine code on disk is linked by name, and of functions with the same name
+    one would be executed in place of the others.
+    """
+
+    def compile_named(function):
+        function.__qualname__ += f".{inner.__name__}"
+        return faithful(function)
+
+    return compile_named
+
 
 ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
 MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)

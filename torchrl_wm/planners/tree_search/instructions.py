@@ -21,6 +21,7 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     ZERO,
     compiled,
     faithful,
+    faithful_around,
     faithful_inlined,
     faithful_sums,
     fused_exp,
@@ -287,7 +288,7 @@ def arrange(instruction, scratch, rows):
 def _of_one(function):
     """An instruction that applies ``function`` to every number."""
 
-    @faithful
+    @faithful_around(function)
     def carry_out(instruction, scratch, rows):
         for row in range(rows):
             out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
@@ -396,7 +397,7 @@ def apply(instruction, scratch, rows):
 def _of_two(function):
     """An instruction that applies ``function`` to pairs of numbers, or to numbers and one scalar per row."""
 
-    @faithful
+    @faithful_around(function)
     def carry_out(instruction, scratch, rows):
         for row in range(rows):
             out, x = results(instruction, scratch[row]), first(instruction, scratch[row])

@@ -2,8 +2,6 @@
 
 All operations that round follow the order of :mod:`~torchrl_wm.planners.tree_search.reference`, in single
 precision, and sums over actions are taken in double precision, so the trees are bitwise equal.
-numba's cache does not notice changes in the other files with compiled functions (``arithmetic``,
-``instructions``): delete ``__pycache__`` after editing those.
 """
 
 from __future__ import annotations

@@ -1,0 +1,90 @@
+"""Machine code on disk is what it says it is, whatever other processes and files do."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections import Counter
+
+import pytest
+from numba.core.caching import IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
+
+from torchrl_wm.planners import tree_search
+from torchrl_wm.planners.tree_search import instructions, kernels, machine_code
+from torchrl_wm.planners.tree_search.machine_code import SOURCES, sources_stamp
+
+
+def dispatchers() -> dict[int, Dispatcher]:
+    """All compiled functions of the package."""
+    found = {}
+    for module in pkgutil.iter_modules(tree_search.__path__):
+        module = importlib.import_module(f"{tree_search.__name__}.{module.name}")
+        found |= {id(x): x for x in vars(module).values() if isinstance(x, Dispatcher)}
+    return found
+
+
+def test_no_two_functions_are_linked_by_the_same_name():
+    names = Counter(
+        (x.py_func.__module__, x.py_func.__qualname__, str(x.targetoptions))
+        for x in dispatchers().values()
+    )
+    assert len(names) > 40 and {n: count for n, count in names.items() if count > 1} == {}
+
+
+def test_every_file_with_compiled_functions_is_watched():
+    holding = {x.py_func.__module__.rsplit(".")[-1] for x in dispatchers().values()}
+    assert holding | {"exponential"} == set(SOURCES)
+
+
+def test_the_stamp_is_that_of_all_files(tmp_path, monkeypatch):
+    for name in SOURCES:
+        (tmp_path / f"{name}.py").write_text(name)
+    monkeypatch.setattr(machine_code, "__file__", str(tmp_path / "machine_code.py"))
+    stamps = set()
+    for name in (*SOURCES, None):
+        stamps.add(sources_stamp.__wrapped__())
+        if name is not None:
+            (tmp_path / f"{name}.py").write_text("changed")
+    assert len(stamps) == len(SOURCES) + 1
+
+
+@pytest.mark.parametrize("function", [instructions.run, kernels.search_muzero, kernels.plant])
+def test_the_functions_of_searches_use_such_files(function):
+    files = function._cache._cache_file
+    assert isinstance(files, machine_code._Files) and files._source_stamp == sources_stamp()
+
+
+def interleaved(files, folder) -> tuple[str | None, str | None]:
+    """What is found after two processes saved one signature each, both before the other was seen."""
+    one, other = files(folder, "f", "stamp"), files(folder, "f", "stamp")
+    save_data, other._load_index = one._save_data, dict
+    one._save_data = lambda *named: other.save("second", "two") or save_data(*named)
+    one.save("first", "one")
+    reader = files(folder, "f", "stamp")
+    return reader.load("first"), reader.load("second")
+
+
+def test_two_processes_that_save_at_once_do_not_mix_their_files(tmp_path):
+    first, second = interleaved(machine_code._Files, str(tmp_path))
+    assert first in ("one", None) and second in ("two", None) and (first, second) != (None, None)
+
+
+def test_it_is_why_the_files_are_not_numbered(tmp_path):
+    """numba's own numbering: should this fail, the class can go."""
+    assert interleaved(IndexDataCacheFile, str(tmp_path)) == (None, "one")
+
+
+def test_what_was_saved_is_found_again_and_not_for_other_sources(tmp_path):
+    folder = str(tmp_path)
+    files = machine_code._Files(folder, "f", "before")
+    for key in ("first", "second"):
+        files.save(key, key.upper())
+    assert [machine_code._Files(folder, "f", "before").load(x) for x in ("first", "second")] == [
+        "FIRST",
+        "SECOND",
+    ]
+    later = machine_code._Files(folder, "f", "after")
+    assert later.load("first") is None
+    later.save("first", "changed")
+    assert later.load("first") == "changed" and later.load("second") is None

@@ -1,0 +1,49 @@
+"""Machine code that is kept on disk, safely for several processes and for functions in several files.
+
+numba numbers the files of a function's signatures. Two processes that compile different ones at once give
+them the same number, and from then on one is executed in place of the other
+(https://github.com/numba/numba/issues/4807). It also looks for changes only in the file of the function
+itself, not in those of the functions that are compiled into it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.dispatcher import Dispatcher
+
+SOURCES = ("arithmetic", "exponential", "instructions", "kernels")
+"""The files that hold compiled functions, or numbers that are compiled into them."""
+
+
+def kept_on_disk(function: Dispatcher) -> Dispatcher:
+    """Keeps the machine code of a function where numba would keep it."""
+    function._cache = _Cache(function.py_func)
+    return function
+
+
+class _Cache(FunctionCache):
+    def __init__(self, function):
+        super().__init__(function)
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, sources_stamp())
+
+
+class _Files(IndexDataCacheFile):
+    """Files that are named after what they hold; they are complete when the index begins to name them."""
+
+    def save(self, key, data):
+        overloads = self._load_index()
+        what = hashlib.sha256(repr((key, self._source_stamp, self._version)).encode())
+        overloads[key] = self._data_name_pattern.replace("{number:d}", what.hexdigest()[:16])
+        self._save_data(overloads[key], data)
+        self._save_index(overloads)
+
+
+@functools.cache
+def sources_stamp() -> str:
+    """Differs when any of the files differs."""
+    text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES)
+    return hashlib.sha256(text).hexdigest()
