@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
+import uuid
 from collections import Counter
 
+import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
@@ -88,3 +91,19 @@ def test_what_was_saved_is_found_again_and_not_for_other_sources(tmp_path):
     assert later.load("first") is None
     later.save("first", "changed")
     assert later.load("first") == "changed" and later.load("second") is None
+
+
+def _one_more(x):
+    return x + 1
+
+
+def test_the_wait_for_the_compiler_is_announced_once_and_not_for_what_is_kept(monkeypatch, caplog):
+    stamp = uuid.uuid4().hex
+    monkeypatch.setattr(machine_code, "sources_stamp", lambda: stamp)
+    for lines in (1, 0):
+        machine_code._announce.cache_clear()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "torchrl_wm"):
+            function = machine_code.kept_on_disk(numba.njit(_one_more))
+            assert function(1) == 2 and function(1.5) == 2.5
+        assert [x.levelname for x in caplog.records] == ["WARNING"] * lines

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from pathlib import Path
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -30,6 +31,12 @@ class _Cache(FunctionCache):
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, sources_stamp())
 
+    def load_overload(self, sig, target_context):
+        found = super().load_overload(sig, target_context)
+        if found is None:
+            _announce()
+        return found
+
 
 class _Files(IndexDataCacheFile):
     """Files that are named after what they hold; they are complete when the index begins to name them."""
@@ -40,6 +47,14 @@ class _Files(IndexDataCacheFile):
         overloads[key] = self._data_name_pattern.replace("{number:d}", what.hexdigest()[:16])
         self._save_data(overloads[key], data)
         self._save_index(overloads)
+
+
+@functools.cache
+def _announce() -> None:
+    logging.getLogger(__name__).warning(
+        "Compiling the loops of searches and plans for this machine, which takes up to half a minute; they "
+        "are kept for the next run."
+    )
 
 
 @functools.cache
