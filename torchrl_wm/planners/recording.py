@@ -59,24 +59,38 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about shapes turned into constants: they are fixed
             inputs = tuple(value.clone() for value in inputs)
-            try:
-                recorded = torch.jit.trace(_Module(self.function), inputs, check_trace=False)
-                found, expected = recorded(*inputs), self.function(*inputs)
-                torch.testing.assert_close(found, expected, equal_nan=True)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).strip().splitlines()[-1]
-            else:
-                return recorded.forward  # without the overhead of the module's own call
-        logging.getLogger(__name__).warning(
-            "The operations of %s cannot be recorded (%s); planning calls them one by one, which is "
-            "slower. Set trace=False to do so without this message.",
-            type(self.function.__self__).__name__,
-            reason,
-        )
-        return self.function
+            name = type(self.function.__self__).__name__
+            return traced(self.function, inputs, lambda call: call(*inputs), name) or self.function
 
     def __getstate__(self) -> dict:
         return vars(Recording(self.function))
+
+
+def traced(
+    function: Callable, inputs: tuple[Tensor, ...], results: Callable[[Callable], object], name: str
+) -> Callable | None:
+    """A method of a module, recorded by ``torch.jit.trace``; ``None``, with a warning, where that fails.
+
+    Args:
+        function (callable): a method of a module, on tensors.
+        inputs (tuple of Tensor): to record it with.
+        results (callable): calls a function and returns tensors, which have to be the same for the
+            recording.
+        name (str): of what is recorded, for the warning.
+    """
+    try:
+        recording = torch.jit.trace(_Module(function), inputs, check_trace=False)
+        torch.testing.assert_close(results(recording), results(function), equal_nan=True)
+        return recording.forward  # without the overhead of the module's own call
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[-1]
+    logging.getLogger(__name__).warning(
+        "The operations of %s cannot be recorded (%s); searches and plans call them one by one, which is "
+        "slower. Set trace=False to do so without this message.",
+        name,
+        reason,
+    )
+    return None
 
 
 class _Module(torch.nn.Module):

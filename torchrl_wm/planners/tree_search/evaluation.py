@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,11 +12,11 @@ from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
+from torchrl_wm.planners.recording import traced
 from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
 from torchrl_wm.planners.watched import Watched
 
 Latents = tuple[Tensor, ...]
-_LOGGER = logging.getLogger(__name__)
 _LARGEST = 2**26  # rows times weights: above it torch's own products are faster
 
 
@@ -261,37 +260,13 @@ class NodeEvaluator(nn.Module):
 
     def _trace(self, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor] | None:
         index, action, *tensors = inputs
-        half = len(tensors) // 2
-        try:
-            recording = torch.jit.trace(_Forward(self), inputs, check_trace=False)
-            more = index.repeat(2), action.repeat(2), *tensors[:half]
-            found = [
-                [function(*more, *places), *places]
-                for function in (recording, self.forward)
-                for places in [[torch.cat([x, x]) for x in tensors[half:]]]
-            ]
-            torch.testing.assert_close(*found, equal_nan=True)  # it must hold for other rows, too
-            return recording.forward  # without the overhead of the module's own call
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[-1]
-        _LOGGER.warning(
-            "The operations of %s cannot be recorded (%s); the search calls them one by one, which is "
-            "slower. Set trace=False to do so without this message.",
-            type(self.dynamics).__name__,
-            reason,
-        )
-        return None
+        latents, places = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+
+        def of_more_rows(function: Callable[..., Tensor]) -> list[Tensor]:
+            written = [torch.cat([x, x]) for x in places]
+            return [function(index.repeat(2), action.repeat(2), *latents, *written), *written]
+
+        return traced(self.forward, inputs, of_more_rows, type(self.dynamics).__name__)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_recorded": {}, "_current": None}
-
-
-class _Forward(nn.Module):
-    """``NodeEvaluator.forward`` as the ``forward`` of a module, as a tracer needs it."""
-
-    def __init__(self, evaluator: NodeEvaluator):
-        super().__init__()
-        self.evaluator = evaluator
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.evaluator.forward(*inputs)
