@@ -124,31 +124,17 @@ def test_sequences_shared_out_to_threads_are_the_same(monkeypatch):
     start = starts(model, rows=7)
     expected = returns(fast, start, candidates=41)
     torch.testing.assert_close(expected, returns(plain, start, candidates=41), rtol=1e-4, atol=1e-5)
+    shares, real = [], imagined_steps.in_threads
+    monkeypatch.setattr(
+        imagined_steps, "in_threads", lambda *x: shares.append(len(real(*x))) or shares[-1]
+    )
     monkeypatch.setattr(imagined_steps, "_SHARE", 16)
     torch.set_num_threads(3)
     try:
-        with fast.sharing(7 * 41):
-            assert torch.get_num_threads() == 1
-            torch.testing.assert_close(
-                returns(fast, start, candidates=41), expected, rtol=0, atol=0
-            )
+        for grain in (2**15, 7 * 41):  # above it torch itself works in several threads
+            monkeypatch.setattr(imagined_steps, "_GRAIN", grain)
+            found = returns(fast, start, candidates=41)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_plan_with_the_program_keeps_torch_in_one_thread_and_others_do_not():
-    model, before = MODELS["planet"](), torch.get_num_threads()
-    seen = []
-    torch.set_num_threads(2)
-    try:
-        for trace in (True, False):
-            planner = CEMPlanner(model, 3, 2, 9, 2, trace=trace)
-            planner(model.initial([2]))  # the first plan records
-            real = planner.simulator.returns
-            planner.simulator.returns = lambda *x, real=real: (
-                seen.append(torch.get_num_threads()) or real(*x)
-            )
-            planner(model.initial([2]))
-        assert seen == [1, 1, 2, 2] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    assert shares == [3, 1]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import pkgutil
+import shutil
+import subprocess
+import sys
 import uuid
 from collections import Counter
+from pathlib import Path
 
 import numba
 import pytest
 from numba.core.caching import IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
+import torchrl_wm
 from torchrl_wm.planners import tree_search
 from torchrl_wm.planners.tree_search import instructions, kernels, machine_code
 from torchrl_wm.planners.tree_search.machine_code import SOURCES, sources_stamp
@@ -107,3 +113,18 @@ def test_the_wait_for_the_compiler_is_announced_once_and_not_for_what_is_kept(mo
             function = machine_code.kept_on_disk(numba.njit(_one_more))
             assert function(1) == 2 and function(1.5) == 2.5
         assert [x.levelname for x in caplog.records] == ["WARNING"] * lines
+
+
+@pytest.mark.parametrize("kind", ["without a compiler", "from a zip archive"])
+def test_the_package_is_imported(kind, tmp_path):
+    environment, folder = dict(os.environ), Path(torchrl_wm.__file__).parent
+    if kind == "without a compiler":
+        environment |= {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(folder.parent)}
+    else:
+        archive = shutil.make_archive(str(tmp_path / "package"), "zip", folder.parent, folder.name)
+        environment |= {"PYTHONPATH": archive, "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = "import torchrl_wm.planners as p; print(p.__file__)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert (".zip" in found.stdout) == (kind == "from a zip archive")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import golden_weights
 import pytest
 import torch
@@ -28,7 +26,6 @@ class Recording(nn.Module):
         super().__init__()
         self.simulator, self.in_keys = simulator, simulator.in_keys
         self.encoding, self.start = simulator.encoding, simulator.start
-        self.sharing = simulator.sharing
         self.asked, self.given = [], []
 
     def returns(self, start, actions, generator):
@@ -90,9 +87,6 @@ class Known(nn.Module):
 
     def start(self, rows):
         return ()
-
-    def sharing(self, sequences):
-        return contextlib.nullcontext()
 
     def returns(self, start, actions, generator):
         return self.values.unsqueeze(0)

@@ -215,6 +215,25 @@ def test_what_it_cannot_express_is_traced(after, reason, caplog):
     torch.testing.assert_close(tree["node_values"], plain["node_values"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: torch.zeros_like(x).add_(x),
+        lambda x: torch.cat([torch.ones_like(x).mul_(x), x], -1),
+        lambda x: torch.full_like(x, 2.0).tanh_() + x,
+        lambda x: torch.ones_like(x)[:, 2:5].add_(1.0) + x[:, :3],
+    ],
+)
+def test_a_constant_that_is_changed_in_place_has_no_program(change):
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        return change(x)
+
+    with pytest.raises(Untranslatable, match="a constant that is changed in place"):
+        check(function, 40, SIZE)
+
+
 def test_a_wrong_program_is_not_used(caplog, monkeypatch):
     changed = program._TRANSLATIONS | {
         torch.ops.aten.tanh.default: program._unary(program.Code.ABS)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plain_dynamics import Plain, assert_equal_trees
 
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
-from torchrl_wm.planners.threads import in_threads, torch_in_one_thread
+from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import NodeEvaluator
 
 
@@ -41,18 +41,6 @@ def test_shares_run_at_once_and_errors_are_raised(four_threads):
     assert len(in_threads(lambda *_: together.wait(), 64, least=16)) == 4
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda begin, _: 1 // (begin < 48), 64, least=16)
-
-
-def test_torch_leaves_its_threads_and_gets_them_back(four_threads):
-    with pytest.raises(ZeroDivisionError), torch_in_one_thread():
-        with torch_in_one_thread():
-            assert len(in_threads(lambda *bounds: bounds, 64, least=16)) == 4
-        assert torch.get_num_threads() == 1
-        assert len(in_threads(lambda *bounds: bounds, 64, least=16)) == 4
-        raise ZeroDivisionError
-    assert torch.get_num_threads() == 4
-    torch.set_num_threads(2)
-    assert len(in_threads(lambda *bounds: bounds, 64, least=16)) == 2
 
 
 def _share_out() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchrl_wm.planners.threads import in_threads, torch_in_one_thread
+from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
 from torchrl_wm.planners.watched import Watched
@@ -16,6 +14,9 @@ from torchrl_wm.world_models import WorldModel
 
 _CACHED = 2**14  # weights that stay near the processor from one row to the next
 _SHARE = 128  # sequences that are worth a thread of their own
+_GRAIN = (
+    2**15
+)  # numbers that torch needs for several threads, which then wait busily on the cores of ours
 _LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
 
 
@@ -70,16 +71,9 @@ class ImaginedSteps:
             network, share = program.network.copy(), index[begin:end]
             instructions.follow(network, share, *inputs, arrays, found[:, begin:end])
 
-        in_threads(imagine, rows, _SHARE)
+        in_threads(imagine, rows, _SHARE if actions.numel() <= _GRAIN else max(rows, 1))
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
-
-    def sharing(self, rows: int) -> contextlib.AbstractContextManager:
-        """For a plan with so many sequences: the threads are the program's, if one will be executed."""
-        if not self._agrees or torch.is_autocast_enabled("cpu"):
-            return contextlib.nullcontext()
-        pays = _pays(self._program.network.weights.size, rows)
-        return torch_in_one_thread() if pays else contextlib.nullcontext()
 
     def _record(self, *tensors) -> None:
         with torch.inference_mode(False), torch.no_grad():

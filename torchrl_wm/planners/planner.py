@@ -208,9 +208,8 @@ class Planner(TensorDictModuleBase):
         Raises:
             KeyError: for a missing entry.
         """
-        rows = self._read(tensordict)
-        with evaluating(self), self.simulator.sharing(len(rows) * self.num_candidates):
-            return self._optimise(rows, noise)
+        with evaluating(self):
+            return self._optimise(self._read(tensordict), noise)
 
     def _optimise(
         self, rows: TensorDictBase, noise: Sequence[Tensor] | None

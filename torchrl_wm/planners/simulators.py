@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import torch
@@ -93,12 +92,6 @@ class ModelSimulator(nn.Module):
         """The latents ``[n, size]`` in a TensorDict ``[n]``."""
         return tuple(tensordict.get(key) for key in self.in_keys)
 
-    def sharing(self, sequences: int) -> contextlib.AbstractContextManager:
-        """Entered for a plan with so many sequences at once, see :meth:`ImaginedSteps.sharing`."""
-        if self.steps is None:
-            return contextlib.nullcontext()
-        return self.steps.sharing(sequences * self.particles)
-
     def returns(
         self, start: tuple[Tensor, ...], actions: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -123,9 +116,11 @@ class ModelSimulator(nn.Module):
         """What is imagined, on a CPU for a few rows at a time."""
         if not actions.is_cpu:
             return self.imagined(actions, noise, *latents)
-        rows = _BLOCK - _BLOCK % self.model.members  # the members take turns in every block
-        steps, states = (actions, noise), latents
-        blocks = *(x.split(rows, 1) for x in steps), *(x.split(rows) for x in states)
+        members = self.model.members
+        rows = max(_BLOCK // members, 1) * members  # the members take turns in every block
+        # Contiguous, since a compiled function is compiled anew for other strides.
+        steps = ((part.contiguous() for part in x.split(rows, 1)) for x in (actions, noise))
+        blocks = *steps, *(x.split(rows) for x in latents)
         found = [self.imagined(*block) for block in zip(*blocks, strict=True)]
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
@@ -240,10 +235,6 @@ class EnvSimulator(nn.Module):
     def start(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The state ``[n]`` in a TensorDict ``[n]``."""
         return tensordict.select(*self.in_keys)
-
-    def sharing(self, sequences: int) -> contextlib.AbstractContextManager:
-        """Nothing is held: threads belong to the environment."""
-        return contextlib.nullcontext()
 
     def returns(
         self, start: TensorDictBase, actions: Tensor, generator: torch.Generator | None = None

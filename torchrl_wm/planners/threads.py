@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,15 +12,13 @@ import torch
 
 Result = TypeVar("Result")
 _TOGETHER = 4  # rows of one tile of a program's matrix products
-_LOCAL = threading.local()
 
 
 def in_threads(function: Callable[[int, int], Result], rows: int, least: int) -> list[Result]:
     """Calls ``function(begin, end)`` for consecutive shares of the rows, in several threads at once.
 
-    There are as many threads as :func:`torch.get_num_threads` says, the caller's own among them; inside
-    :func:`torch_in_one_thread`, as many as it said before. The function has to release the interpreter's
-    lock, as compiled loops do.
+    There are as many threads as :func:`torch.get_num_threads` says, the caller's own among them. The
+    function has to release the interpreter's lock, as compiled loops do.
 
     Args:
         function (callable): of the first row of a share and the one after its last.
@@ -36,40 +32,14 @@ def in_threads(function: Callable[[int, int], Result], rows: int, least: int) ->
         >>> sum(in_threads(lambda begin, end: end - begin, 100, least=32))
         100
     """
-    available = _available()
-    threads = max(1, min(available, rows // least))
+    threads = max(1, min(torch.get_num_threads(), rows // least))
     if threads == 1:
         return [function(0, rows)]
     share = -(-rows // (threads * _TOGETHER)) * _TOGETHER
     first, *others = ((begin, min(begin + share, rows)) for begin in range(0, rows, share))
-    pool = _pool(available - 1)
+    pool = _pool(torch.get_num_threads() - 1)
     begun = [pool.submit(function, *bounds) for bounds in others]
     return [function(*first), *(work.result() for work in begun)]
-
-
-@contextlib.contextmanager
-def torch_in_one_thread() -> Iterator[None]:
-    """Leaves the cores to :func:`in_threads`, for operations of torch too small to be worth more threads.
-
-    After an operation in several threads, torch's own wait busily for the next one, for milliseconds.
-
-    Examples:
-        >>> with torch_in_one_thread():
-        ...     torch.get_num_threads()
-        1
-    """
-    outer, before = getattr(_LOCAL, "threads", None), torch.get_num_threads()
-    _LOCAL.threads = _available()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        _LOCAL.threads = outer
-        torch.set_num_threads(before)
-
-
-def _available() -> int:
-    return getattr(_LOCAL, "threads", None) or torch.get_num_threads()
 
 
 @functools.cache

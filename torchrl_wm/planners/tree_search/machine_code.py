@@ -22,14 +22,19 @@ SOURCES = ("arithmetic", "exponential", "instructions", "kernels")
 
 def kept_on_disk(function: Dispatcher) -> Dispatcher:
     """Keeps the machine code of a function where numba would keep it."""
-    function._cache = _Cache(function.py_func)
+    if isinstance(function, Dispatcher):  # NUMBA_DISABLE_JIT leaves plain functions
+        function._cache = _Cache(function.py_func)
     return function
 
 
 class _Cache(FunctionCache):
     def __init__(self, function):
         super().__init__(function)
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, sources_stamp())
+        try:
+            stamp = sources_stamp()
+        except OSError:  # frozen, without sources: numba's stamp is that of the executable
+            stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig, target_context):
         found = super().load_overload(sig, target_context)
@@ -60,5 +65,6 @@ def _announce() -> None:
 @functools.cache
 def sources_stamp() -> str:
     """Differs when any of the files differs."""
-    text = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in SOURCES)
+    files = [str(Path(__file__).with_name(f"{name}.py")) for name in SOURCES]
+    text = b"".join(__loader__.get_data(file) for file in files)  # also from a zip archive
     return hashlib.sha256(text).hexdigest()

@@ -174,6 +174,18 @@ class _Recorder(TorchDispatchMode):
             raise Untranslatable("an operation on parameters alone")
         return self._known[id(value)]
 
+    def changed(self, value: Tensor) -> Columns:
+        """Where a value lies that an operation changes in place."""
+        found = self.known(value)
+        for kind, _, first, _, width in self.layout:
+            if (
+                kind == instructions.CONSTANT
+                and found.first < first + width
+                and first <= found.first
+            ):
+                raise Untranslatable("a constant that is changed in place")  # all rows share it
+        return found
+
     def number(self, value: float) -> int:
         """The column of a number."""
         return self.columns(torch.tensor([value])).first
@@ -319,7 +331,7 @@ def _cat(recorder: _Recorder, result, parts, dim=0):
 def _unary(code: Code, in_place: bool = False):
     def translate(recorder: _Recorder, result, value):
         x = recorder.known(value)
-        found = x if in_place else recorder.place(result, x.width)
+        found = recorder.changed(value) if in_place else recorder.place(result, x.width)
         recorder.emit(code, *found, x.first)
         recorder.alias(result, found)
 
@@ -363,7 +375,7 @@ def _binary(code: Code, in_place: bool = False, swapped: bool = False):
         width = _width(result)
         if x.width != width:
             x = _spread(recorder, x, width)
-        found = recorder.known(one) if in_place else recorder.place(result, width)
+        found = recorder.changed(one) if in_place else recorder.place(result, width)
         recorder.emit(code, *found, x.first, y.first, int(y.width == width))
         recorder.alias(result, found)
 
