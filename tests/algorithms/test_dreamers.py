@@ -189,12 +189,24 @@ def test_bad_options_of_one_algorithm_are_named():
         make("v3", size="size2m")
     with pytest.raises(ValueError, match="'float16'.*float32"):
         make("v3", precision="float16")
-    with pytest.raises(ValueError, match="at least 2 steps"):
-        agent = make("v1")
-        agent.update(sample(agent, steps=1))
-    with pytest.raises(ValueError, match="at least 2 steps.*got 1.*imagination_starts"):
-        agent = make("v3", imagination_starts=1)
-        agent.update(sample(agent))
+    with pytest.raises(ValueError, match="imagination_starts=1.*at least 2.*replay_critic_scale=0"):
+        make("v3", imagination_starts=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shortest"),
+    [
+        *[("v1", {}, 2), ("v1", {"use_continuation": False}, 1), ("v2", {}, 1)],
+        *[("v3", {}, 2), ("v3", {"replay_critic_scale": 0}, 1)],
+    ],
+)
+def test_an_agent_knows_the_shortest_sequence_that_trains_it(name, options, shortest):
+    agent = make(name, **options)
+    assert agent.shortest_sequence == shortest
+    agent.update(sample(agent, steps=shortest))
+    if shortest > 1:
+        with pytest.raises(ValueError, match="at least 2 steps.*got 1.*slice length of the replay"):
+            agent.update(sample(agent, steps=1))
 
 
 @every_dreamer

@@ -220,6 +220,16 @@ def test_wrong_names_list_the_valid_ones(command, tmp_path, argument, expected):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("algorithm", ["dreamer_v1", "dreamer_v3"])
+def test_sequences_too_short_for_the_losses_are_refused_before_a_step_is_taken(
+    command, tmp_path, algorithm
+):
+    options = [f"algorithm={algorithm}", "env=cartpole", "device=cpu", "replay.slice_length=1"]
+    output = command("train", *options, "run_dir=new", fails=True)
+    assert "replay.slice_length=1 is too short" in output and "at least 2 steps" in output
+    assert not (tmp_path / "new").exists()
+
+
 def test_games_of_two_players_are_not_played_as_if_by_one(command, tmp_path):
     output = command("train", "algorithm=muzero", "env=tictactoe", fails=True)
     assert "algorithm.two_players=true" in output and not list(tmp_path.iterdir())

@@ -31,6 +31,8 @@ class Algorithm(nn.Module, ABC):
     """Acts in evaluation episodes."""
     optimizers: dict[str, torch.optim.Optimizer]
     """By name, for checkpoints."""
+    shortest_sequence: int = 1
+    """Trained steps of a replayed sequence that an update needs at least."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Algorithm:
         # Copied one by one, a LossModule's parameters would no longer be those of the model.

@@ -159,6 +159,7 @@ class DreamerV1(Dreamer):
         )
         self.critic = NormalHead(model.feature_size, layers=critic_layers, **network)
         self.world_model = model
+        self.shortest_sequence = 1 if model.continuation_head is None else 2
         exploration = make_exploration(action_spec, exploration_noise)
         self.policy = FilteringActor(model, self.actor, exploration=exploration)
         self.evaluation_policy = FilteringActor(model, self.actor, greedy=True)
@@ -211,9 +212,10 @@ class DreamerV1(Dreamer):
         """
         if self.world_model.continuation_head is None:
             return super()._starts(latents, records)
-        if latents.shape[1] < 2:
+        if latents.shape[1] < self.shortest_sequence:
             raise ValueError(
-                "Dreamer v1 with use_continuation needs sequences of at least 2 steps."
+                "Dreamer v1 with use_continuation needs sequences of at least 2 steps, the last of which "
+                f"starts nothing; got {latents.shape[1]}. Raise the slice length of the replay."
             )
         records = records[:, :-1]
         going_on, mask = ~records.get(keys.TERMINATED), records.get(keys.MASK, None)

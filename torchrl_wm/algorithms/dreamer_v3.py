@@ -180,6 +180,13 @@ class DreamerV3(Dreamer):
         device: torch.device | str | None = None,
     ):
         super().__init__()
+        # The critic learns from a replayed state by what it led to.
+        self.shortest_sequence = 2 if replay_critic_scale else 1
+        if 0 < imagination_starts < self.shortest_sequence:
+            raise ValueError(
+                f"imagination_starts={imagination_starts} leaves the critic's loss on replayed states no "
+                "state to learn from: give 0 (all steps) or at least 2, or replay_critic_scale=0."
+            )
         flags = {"use_reconstruction": use_reconstruction, "use_symlog": use_symlog, "bins": bins}
         chosen = {"style": "v3", **sizes(size), **flags}
         model = build_world_model(world_model, observation_spec, action_spec, chosen)

@@ -176,12 +176,8 @@ def _build_replay(
     The algorithm's ``replay_options()`` say what it stores and how it samples.
     """
     wanted = algorithm.replay_options()
-    length = config.replay.slice_length
-    if length is not None and length != wanted.get("slice_length", length):
-        raise ValueError(
-            f"replay.slice_length={length} cannot be chosen: {type(algorithm).__name__} needs "
-            f"{wanted['slice_length']} by its own options. Leave it out."
-        )
+    if config.replay.slice_length is not None:
+        _check_slice_length(config.replay.slice_length, algorithm, wanted.get("slice_length"))
     decisions = config.training.checkpoint_every // action_repeat(env)
     return instantiate(
         config.replay,
@@ -192,6 +188,20 @@ def _build_replay(
         slack=max(2 * decisions, 10_000),
         **wanted,
     )
+
+
+def _check_slice_length(length: int, algorithm: nn.Module, wanted: int | None) -> None:
+    name = type(algorithm).__name__
+    if wanted not in (None, length):
+        raise ValueError(
+            f"replay.slice_length={length} cannot be chosen: {name} needs {wanted} by its own options. "
+            "Leave it out."
+        )
+    if length < algorithm.shortest_sequence:
+        raise ValueError(
+            f"replay.slice_length={length} is too short: the losses of {name}, with these options of it, "
+            f"need sequences of at least {algorithm.shortest_sequence} steps."
+        )
 
 
 def load_agent(
