@@ -247,6 +247,13 @@ def test_wrong_options_are_named(make, args, options, words):
         make(*args, **options)
 
 
+@pytest.mark.parametrize("value", [5, True, None, ["CartPole-v1"]])
+@pytest.mark.parametrize(("make", "option"), [(gymnasium, "id"), (atari, "game")])
+def test_what_is_no_name_of_an_environment_is_named(make, option, value):
+    with pytest.raises(TypeError, match=rf"^{option}=.* must be the name .*env\.{option}="):
+        make(value)
+
+
 @pytest.mark.parametrize(
     ("installed", "chosen"),
     [(["EGL", "OSMesa"], "osmesa"), (["EGL"], "egl"), (["OSMesa"], "osmesa"), ([], "disable")],

@@ -210,6 +210,11 @@ def test_words_do_not_count_as_true(overrides):
     check_overrides(CONFIG, "train", [re.sub("'false'|off|no$", "false", o) for o in overrides])
 
 
+def test_a_name_without_a_default_has_no_example():
+    with pytest.raises(OptionError, match="env.id=null must be a name.$"):
+        check_overrides(CONFIG, "train", ["env=gymnasium", "env.id=null"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -203,6 +203,7 @@ def test_sweep_gets_a_folder_for_each_run(command, tmp_path):
         ("planner.c_puct=1", ["did you mean 'planner.rule.c_init'"]),
         ("algorithm.num_simulations=8", ["did you mean 'planner.num_simulations'"]),
         ("env=gymnasium", ["gymnasium needs id", "env.id="]),
+        ("env.id=5", ["id=5 must be the name", "env.id=CartPole-v1"]),
         ("planner=null", ["planner=null chooses nothing", "~planner"]),
         ("~planner", ["~planner leaves", "MuZero"]),
         ("threads=-1", ["threads=-1 must be a whole number of at least 1"]),

@@ -62,8 +62,8 @@ def gymnasium(
 
     Raises:
         ValueError: for an unknown id (the message lists similar ones), or an option out of range.
-        TypeError: for an option that the environment does not take, and for an observation without a
-            tensor form; the message names the entry.
+        TypeError: for an id that is no str, an option that the environment does not take, and for an
+            observation without a tensor form; the message names the entry.
 
     Examples:
         >>> env = gymnasium("Pendulum-v1", num_envs=2)
@@ -142,7 +142,7 @@ def atari(
 
     Raises:
         ValueError: for an unknown game (the message lists similar ones), or an option out of range.
-        TypeError: for an option that the environment does not take.
+        TypeError: for a game that is no str, and an option that the environment does not take.
 
     Examples:
         >>> env = atari("pong")
@@ -255,8 +255,17 @@ def _import(package: str) -> ModuleType:
         ) from error
 
 
+def _check_is_name(option: str, value: Any, example: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{option}={value!r} must be the name of an environment, such as {example!r} "
+            f"(env.{option}={example} on the command line)."
+        )
+
+
 def _check_gymnasium_id(id: str) -> None:
     gym = _import("gymnasium")
+    _check_is_name("id", id, "CartPole-v1")
     name = id.split(":")[-1]
     if ":" in id or name in gym.registry:
         return
@@ -270,6 +279,7 @@ def _check_gymnasium_id(id: str) -> None:
 
 def _atari_id(game: str) -> str:
     gym, ale_py = _import("gymnasium"), _import("ale_py")
+    _check_is_name("game", game, "pong")
     gym.register_envs(ale_py)
     games = {id[4:-3] for id in gym.registry if id.startswith("ALE/") and id.endswith("-v5")}
     games = {name.lower(): name for name in games if not name.endswith("-ram")}

@@ -241,7 +241,8 @@ def _check_kind(config: DictConfig, path: str, value: Any) -> None:
     if isinstance(default, int | float) and (is_word or is_endless):
         raise OptionError(f"{path}={value} must be a number, such as {default}.")
     if isinstance(default, str) and value is None:
-        raise OptionError(f"{path}=null must be a name, such as {default}.")
+        example = "" if default == "???" else f", such as {default}"
+        raise OptionError(f"{path}=null must be a name{example}.")
 
 
 def _elsewhere(config: DictConfig, name: str) -> list[str]:
