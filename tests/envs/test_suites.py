@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -245,6 +246,15 @@ def test_atari_time_limit_truncates():
 def test_wrong_options_are_named(make, args, options, words):
     with pytest.raises(ValueError, match=words):
         make(*args, **options)
+
+
+@pytest.mark.parametrize("factor", [0, -2.0, math.inf, math.nan, "2"])
+def test_a_factor_of_observations_is_a_number_above_zero(factor):
+    message = rf"observation_scale\[2\]={factor!r} must be a number above 0"
+    with pytest.raises(ValueError, match=message):
+        gymnasium("CartPole-v1", observation_scale=[1.0, 2, factor, 2.0])
+    with pytest.raises(TypeError, match=f"observation_scale={factor!r} must be a list of numbers"):
+        gymnasium("CartPole-v1", observation_scale=factor)
 
 
 @pytest.mark.parametrize("value", [5, True, None, ["CartPole-v1"]])

@@ -12,7 +12,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes.util import find_library
 from functools import partial
 from types import ModuleType
@@ -23,7 +23,7 @@ from torchrl.envs import ObservationNorm, TransformedEnv
 
 from torchrl_wm.envs import make_single
 from torchrl_wm.envs.vectorize import assemble, check_common_options
-from torchrl_wm.ranges import NUMBER
+from torchrl_wm.ranges import NUMBER, RATE
 
 
 def gymnasium(
@@ -56,8 +56,9 @@ def gymnasium(
         max_episode_steps (int, optional): time limit in steps of the environment (not decisions).
             Defaults to the registered one.
         categorical_actions (bool, optional): discrete actions as indices instead of one-hot.
-        observation_scale (sequence of float, optional): factors of the entries of ``observation``; a
-            unit-variance likelihood needs them where entries are small, such as angles in radians.
+        observation_scale (sequence of float, optional): factors, above 0, of the entries of
+            ``observation``; a unit-variance likelihood needs them where entries are small, such as angles
+            in radians.
         **make_kwargs: passed to ``gymnasium.make``.
 
     Raises:
@@ -92,6 +93,12 @@ def gymnasium(
 
 
 def _scaled(env: TransformedEnv, factors: Sequence[float]) -> TransformedEnv:
+    if isinstance(factors, str) or not isinstance(factors, Iterable):
+        raise TypeError(
+            f"observation_scale={factors!r} must be a list of numbers, one for each entry of the observation."
+        )
+    # A zero would hide an entry, a number below it swap the bounds of its spec.
+    RATE.check(**{f"observation_scale[{i}]": factor for i, factor in enumerate(factors)})
     scale, spec = torch.tensor(list(factors), dtype=torch.float32), env.observation_spec
     observed = spec.get("observation", None)
     if observed is None or scale.shape != observed.shape[1:]:
