@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
-from torchrl_wm.world_models import make_autoencoder, make_identity, make_rssm
+from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
 
 @pytest.fixture
@@ -42,13 +42,28 @@ def test_another_shape_is_named(model, step, key, shape):
         model(step)
 
 
+@pytest.mark.parametrize("latent", ["categorical", "gaussian"])
 @pytest.mark.parametrize(
-    ("option", "valid"), [("style", "v2"), ("latent", "categorical"), ("cell", "layer_norm")]
+    ("option", "valid"),
+    [("style", "v2"), ("cell", "layer_norm"), ("std", "sigmoid2"), ("activation", "silu")],
 )
-def test_unknown_parts_list_the_valid_ones(option, valid):
+def test_unknown_parts_list_the_valid_ones(latent, option, valid):
     specs = Composite(joints=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
-    with pytest.raises(ValueError, match=f"{option}.*{valid}"):
-        make_rssm(*specs, **{option: "nonsense"})
+    with pytest.raises(ValueError, match=f"{option} 'nonsense'.*{valid}"):
+        make_rssm(*specs, latent=latent, **{option: "nonsense"})
+    with pytest.raises(ValueError, match="latent 'nonsense'.*categorical"):
+        make_rssm(*specs, latent="nonsense")
+
+
+@pytest.mark.parametrize("observation", [Unbounded(3), Unbounded((3, 64, 64))])
+@pytest.mark.parametrize(
+    ("option", "valid"),
+    [("scaling", "minmax"), ("activation", "silu"), ("norm", "rms"), ("init", "glorot")],
+)
+def test_unknown_parts_of_a_searched_model_list_the_valid_ones(observation, option, valid):
+    specs = Composite(seen=observation), Composite(action=OneHot(2))
+    with pytest.raises(ValueError, match=f"{option} 'nonsense'.*{valid}"):
+        make_muzero(*specs, **{option: "nonsense"})
 
 
 @pytest.mark.parametrize("make", [make_identity, make_autoencoder])

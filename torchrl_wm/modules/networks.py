@@ -55,7 +55,12 @@ def dense(
         init (str, optional): ``"trunc_normal"`` (DreamerV3) or ``"glorot"`` (TensorFlow's default,
             used by PlaNet and Dreamer v1 and v2). Defaults to ``"trunc_normal"``.
         scale (float, optional): factor on the initial weights. Defaults to ``1.0``.
+
+    Raises:
+        ValueError: for an unknown initialiser; the message lists the valid ones.
     """
+    if init not in ("trunc_normal", "glorot"):
+        raise ValueError(f"Unknown init {init!r}; expected 'trunc_normal' or 'glorot'.")
     layer = PaddedLinear(in_features, out_features)
     if init == "glorot":
         nn.init.xavier_uniform_(layer.weight, gain=scale)

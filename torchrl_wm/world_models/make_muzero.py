@@ -69,7 +69,8 @@ def make_muzero(
             ``previous_action_key``.
 
     Raises:
-        ValueError: for an unknown scaling, a support below 1, or images of an unsupported size.
+        ValueError: for an unknown scaling, activation, norm or init (the message lists the valid ones), a
+            support below 1, or images of an unsupported size.
         TypeError: for a spec that is not supported; the message names the entry.
 
     Examples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torchrl.data import Composite
 
@@ -87,7 +87,8 @@ def make_rssm(
         **keys: ``belief_key``, ``state_key``, ``is_init_key``, ``previous_action_key``.
 
     Raises:
-        ValueError: for an unknown style, latent or cell; the message lists the valid ones.
+        ValueError: for an unknown style, latent, cell, std or activation; the message lists the valid
+            ones.
         TypeError: for a spec that is not supported; the message names the entry.
 
     Examples:
@@ -165,6 +166,7 @@ def _check(option: str, value: str, valid: tuple[str, ...]) -> None:
 
 def _latent(kind, size, classes, unimix, min_std, std) -> Latent:
     _check("latent", kind, ("gaussian", "categorical"))
+    _check("std", std, get_args(StandardDeviation))  # by categorical latents too, which have none
     if kind == "gaussian":
         return GaussianLatent(size, min_std=min_std, std=std)
     return CategoricalLatent(size, classes, unimix=unimix)
