@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -15,6 +17,7 @@ from torchrl_wm.objectives import (
     CriticLoss,
     Imagination,
     LatentOvershooting,
+    MuZeroLoss,
     Reinforce,
     ReplayCriticLoss,
     SeparateKL,
@@ -22,7 +25,7 @@ from torchrl_wm.objectives import (
     WorldModelLoss,
     align_v3,
 )
-from torchrl_wm.world_models import make_rssm
+from torchrl_wm.world_models import make_muzero, make_rssm
 
 FEATURES = 5
 NETWORK = {"layers": 1, "units": 8}
@@ -47,6 +50,11 @@ def world_model_loss():
     return WorldModelLoss(
         make_rssm(observations, Composite(action=OneHot(3)), **sizes), SeparateKL()
     )
+
+
+def muzero_loss():
+    specs = Composite(observation=Unbounded(4)), Composite(action=OneHot(3))
+    return MuZeroLoss(make_muzero(*specs, units=8, hidden_size=8, support=5), unroll_steps=2)
 
 
 ROW = {
@@ -160,6 +168,23 @@ def test_the_parameters_are_those_of_the_network(name):
     assert len(learned) == len(network)
     sum(losses(loss(rows())).values()).backward()
     assert all(p.grad is not None for p in learned.values())
+
+
+@pytest.mark.parametrize(
+    "make_loss", [*(make for make, _ in LOSSES.values()), muzero_loss], ids=[*LOSSES, "muzero"]
+)
+def test_parameters_are_not_drawn_anew_but_may_be_as_they_were(make_loss):
+    loss = make_loss()
+    first = copy.deepcopy(loss.state_dict())
+    with pytest.raises(NotImplementedError, match=r"load_state_dict\(first\)"):
+        loss.reset_parameters_recursive()
+    same = lambda: all(torch.equal(value, first[key]) for key, value in loss.state_dict().items())
+    assert same()
+    for value in loss.state_dict().values():  # those of the slow copies among them
+        value.add_(1)
+    assert not first or not same()
+    loss.load_state_dict(first)  # what the message advises
+    assert same()
 
 
 def test_the_replayed_loss_has_no_parameters_of_its_own():

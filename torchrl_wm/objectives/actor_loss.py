@@ -15,10 +15,11 @@ from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.actor_gradients import ActorGradient
 from torchrl_wm.objectives.entries import entry, scalar_entry
+from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
 
 
-class ActorLoss(LossModule):
+class ActorLoss(InitialWeights, LossModule):
     """Maximises imagined returns and the entropy of the policy.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``, ``action``,

@@ -16,11 +16,12 @@ from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
+from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.pieces import in_pieces
 
 
-class CriticLoss(LossModule):
+class CriticLoss(InitialWeights, LossModule):
     """Fits the distribution of a critic to lambda returns.
 
     Reads rows ``[...]`` as :mod:`torchrl_wm.objectives.alignment` makes them: ``features``,

@@ -13,10 +13,11 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.objectives.entries import check_distinct, entry, scalar_entry
+from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.world_models import MuZeroModel
 
 
-class MuZeroLoss(LossModule):
+class MuZeroLoss(InitialWeights, LossModule):
     """Trains a MuZero model on sequences with targets (https://arxiv.org/abs/1911.08265, appendix G).
 
     The model represents record ``root`` of each sequence and follows the actions of the next

@@ -14,12 +14,13 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.objectives.divergence_rules import DivergenceRule
 from torchrl_wm.objectives.entries import check_distinct, flag_entry, scalar_entry
+from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.overshooting import LatentOvershooting
 from torchrl_wm.world_models import WorldModel
 
 
-class WorldModelLoss(LossModule):
+class WorldModelLoss(InitialWeights, LossModule):
     """Trains a world model on sequences of step records.
 
     Reads ``[B, T + 1]`` step records; row 0 is not trained on, its latents are the carry of row 1. Writes
