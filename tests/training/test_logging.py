@@ -1,3 +1,4 @@
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchrl_wm.training import EvaluationResult, MetricLog
@@ -32,6 +33,34 @@ def test_resumed_log_drops_what_will_be_written_again(tmp_path):
     again.write_metrics(20, 2.0, {"loss": 3.0})
     assert [row["loss"] for row in CsvFile(tmp_path / "metrics.csv").rows()] == ["1.0", "3.0"]
     assert CsvFile(tmp_path / "evaluation.csv").rows() == []
+
+
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_resumed_events_are_those_of_an_uninterrupted_run(tmp_path, evaluated_before):
+    def go_on(log, evaluates):
+        if evaluates:
+            log.write_evaluation(20, 2.0, EvaluationResult([1.0, 2.0], [4, 4]))
+        log.write_metrics(30, 3.0, {"loss": 0.5})
+
+    log = MetricLog(tmp_path)
+    log.write_metrics(10, 1.0, {"loss": 2.0})
+    log.write_metrics(20, 2.0, {"loss": 1.0, "episodes": 4})
+    if evaluated_before:
+        log.write_evaluation(20, 2.0, EvaluationResult([1.0, 2.0], [4, 4]))
+    state = log.state_dict()
+    go_on(log, not evaluated_before)  # and is killed: not closed
+    again = MetricLog(tmp_path)
+    again.load_state_dict(state)
+    go_on(again, not evaluated_before)
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+    assert found.pop("loss") == [(10, 2.0), (20, 1.0), (30, 0.5)]
+    assert found.pop("episodes") == [(20, 4.0)]
+    assert found["evaluation/mean"] == [(20, 1.5)]
+    assert all(tag.startswith("evaluation/") and len(e) == 1 for tag, e in found.items())
 
 
 def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from torchrl_wm.training.evaluation import EvaluationResult
@@ -113,7 +114,19 @@ class MetricLog:
         """Drops what was written after :meth:`state_dict` was taken."""
         self.metrics.keep(state["metrics"])
         self.evaluations.keep(state["evaluations"])
-        self.step, self._purge_step = state["step"], state["step"] + 1
+        # Events are dropped from a step on: also those of that step which came before.
+        self.step = self._purge_step = state["step"]
+        self._write_again(self.metrics.rows(), "", ("step", "seconds"))
+        self._write_again(
+            self.evaluations.rows(), "evaluation/", ("step", "seconds", "episodes", "returns")
+        )
+
+    def _write_again(self, rows: list[dict[str, str]], prefix: str, others: Sequence[str]) -> None:
+        """The events of the rows of the present step; ``others`` are columns that events do not have."""
+        for row in rows:
+            if int(row["step"]) == self.step:
+                found = {k: float(v) for k, v in row.items() if v and k not in others}
+                self._write_scalars(self.step, {f"{prefix}{k}": v for k, v in found.items()})
 
     def _write_scalars(self, step: int, values: dict[str, float]) -> None:
         self.step = step
