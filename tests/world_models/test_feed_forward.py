@@ -112,6 +112,12 @@ def test_identity_is_the_observation_and_decodes_to_it():
     assert torch.equal(decoded["side"], td["side"])
 
 
+@pytest.mark.parametrize("use_symlog", [False, True])
+def test_symlog_is_no_choice_of_the_identity(use_symlog):
+    with pytest.raises(TypeError, match=f"use_symlog={use_symlog} is no choice.*make_autoencoder"):
+        make_identity(VECTOR, ACTION, use_symlog=use_symlog)
+
+
 def test_divergence_is_the_likelihood_of_the_observation():
     model = make_identity(VECTOR, ACTION)
     td = records(VECTOR, (2, 6))

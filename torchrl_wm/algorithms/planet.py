@@ -88,7 +88,8 @@ class PlaNet(Algorithm):
         overshooting_distance (int, optional): steps over which predictions are compared with the
             posteriors, at least 2; 0 turns it off, as in the reference. Defaults to ``0``.
         overshooting_scale (float, optional): weight of that term. Defaults to ``1.0``.
-        use_reconstruction, use_symlog (optional): see ``make_rssm``.
+        use_reconstruction, use_symlog (optional): see ``make_rssm``; not of identity models, whose numbers
+            are always in symlog.
         image_bits (int, optional): bits of each colour that the model sees. Defaults to ``5``.
         exploration_noise (float, optional): standard deviation of the noise on continuous actions
             while collecting, in half ranges of bounded ones; for discrete actions the probability of a

@@ -33,6 +33,9 @@ def make_identity(
 ) -> Identity:
     """A world model whose latent is the observation, for any spec.
 
+    Numbers are always in symlog, in which ``posterior_std`` and the bounds of the predicted widths are
+    meant: the ``use_symlog`` of an algorithm is one of models with encoders and does not reach it.
+
     Args:
         observation_spec (Composite): unbatched specs of the observations. Every pixel of an image becomes
             a number of the latent; for all but tiny images use :func:`make_autoencoder`.
@@ -56,7 +59,8 @@ def make_identity(
 
     Raises:
         ValueError: for an unknown style or sizes out of range.
-        TypeError: for a spec that is not supported; the message names the entry.
+        TypeError: for ``use_symlog``, which is no choice here, and for a spec that is not supported; the
+            message names the entry.
 
     Examples:
         >>> import torch
@@ -68,6 +72,11 @@ def make_identity(
         torch.Size([3, 6])
     """
     check_style(style)
+    if "use_symlog" in keys:
+        raise TypeError(
+            f"use_symlog={keys['use_symlog']} is no choice of an identity model, whose numbers are always in "
+            "symlog: leave it out, or take make_autoencoder (world_model=autoencoder)."
+        )
     encoder, encoding = FlatEncoder(observation_spec), ActionEncoding(action_spec)
     network = {**NETWORKS[style], "units": units}
     dynamics = _dynamics(encoder, encoding, members, dynamics_layers, posterior_std, network)
