@@ -231,6 +231,15 @@ def test_sequences_too_short_for_the_losses_are_refused_before_a_step_is_taken(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "size"), [("dreamer_v2", 64), ("dreamer_v3", 64), ("muzero_atari", 96)]
+)
+def test_pictures_of_a_wrong_size_name_the_option(command, tmp_path, algorithm, size):
+    options = ["env=atari", "env.game=pong", "env.image_size=84", "run_dir=new"]
+    output = command("train", f"algorithm={algorithm}", *options, fails=True)
+    assert f"env.image_size={size}" in output and not list(tmp_path.iterdir())
+
+
 def test_games_of_two_players_are_not_played_as_if_by_one(command, tmp_path):
     output = command("train", "algorithm=muzero", "env=tictactoe", fails=True)
     assert "algorithm.two_players=true" in output and not list(tmp_path.iterdir())

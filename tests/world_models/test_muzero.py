@@ -190,5 +190,5 @@ def test_bad_options_are_named(options, message):
 
 
 def test_pictures_of_an_odd_size_are_named():
-    with pytest.raises(ValueError, match="100 x 100.*multiples of 16"):
+    with pytest.raises(ValueError, match="100 x 100.*multiples of 16.*env.image_size=96.*Resize"):
         build(Composite(pixels=Unbounded((3, 100, 100), dtype=torch.uint8)))

@@ -74,8 +74,8 @@ def check_size_64(specs: Specs) -> None:
         if tuple(spec.shape[-2:]) != (64, 64):
             raise ValueError(
                 f"The picture {key!r} has the size {tuple(spec.shape[-2:])}; the networks of "
-                "PlaNet, Dreamer v1 and v2 take 64x64. Add torchrl.envs.Resize (needs torchvision) or use "
-                "style 'v3'."
+                "PlaNet, Dreamer v1 and v2 take 64x64. Make the environment with image_size=64 "
+                "(env.image_size=64), add torchrl.envs.Resize (needs torchvision), or use style 'v3'."
             )
 
 
@@ -91,8 +91,9 @@ def final_size(specs: Specs, halvings: int) -> tuple[int, int]:
         if any(n % factor or not 3 <= n // factor <= 16 for n in size):
             raise ValueError(
                 f"The picture {key!r} has the size {size}; halved {halvings} times it must leave "
-                f"3 to 16 rows and columns. Use torchrl.envs.Resize (needs torchvision) to a multiple of "
-                f"{factor} from {3 * factor} to {16 * factor}, or torchrl.envs.FlattenObservation for an MLP."
+                f"3 to 16 rows and columns. Take a multiple of {factor} from {3 * factor} to {16 * factor}: "
+                f"make the environment with such an image_size (env.image_size={4 * factor}) or add "
+                "torchrl.envs.Resize (needs torchvision); or torchrl.envs.FlattenObservation for an MLP."
             )
     return size[0] // factor, size[1] // factor
 

@@ -71,7 +71,8 @@ class ResidualImageEncoder(ImageEncoder):
         elif height % 16 or width % 16:
             raise ValueError(
                 f"Pictures of {height} x {width}: height and width must be multiples of 16; "
-                "use torchrl.envs.Resize or the option image_size of the environment."
+                "make the environment with such an image_size (env.image_size=96) or add "
+                "torchrl.envs.Resize (needs torchvision)."
             )
         else:
             height, width, half = height // 16, width // 16, channels // 2
