@@ -56,6 +56,22 @@ def test_models_are_environments_there(name):
     assert env.rollout(2).device.type == "cuda"
 
 
+@pytest.mark.parametrize("name", ["gaussian", "muzero"])
+def test_an_environment_whose_model_was_moved_says_how_to_follow(name):
+    model = MODELS[name]()
+    env = LearnedEnv(model, batch_size=[3])
+    started = env.rand_action(env.reset())
+    model.cuda()
+    for act in (env.reset, lambda: env.step(started)):
+        with pytest.raises(RuntimeError, match=r"is on cuda:0.*made on cpu.*env.to\('cuda:0'\)"):
+            act()
+    env = env.to("cuda")  # what the message advises
+    check_env_specs(env)
+    assert env.rollout(2).device.type == "cuda"
+    env = env.to("cpu")
+    assert env.rollout(2).device.type == "cpu"
+
+
 def records(model, batch, steps):
     spec = PIXELS if "pixels" in model.in_keys else VECTOR
     td = spec.expand(batch, steps).rand()

@@ -56,6 +56,7 @@ class LearnedEnv(ModelBasedEnvBase):
         ValueError: for a model that predicts no rewards, or ``terminate_below`` for one that predicts
             no continuation.
         RuntimeError: for ``write_observations`` with a model that cannot decode.
+            In a step or reset, for a model that was moved to another device since.
         KeyError: at a reset, where the start lacks a latent.
 
     Examples:
@@ -112,7 +113,17 @@ class LearnedEnv(ModelBasedEnvBase):
         self.action_spec = actions.expand(batch)
         self.reward_spec = Unbounded((*batch, 1), device=self.device)
 
+    def _check_device(self) -> None:
+        # Not followed in silence: collectors and transforms were made for the device of the specs.
+        found = next(self.world_model.parameters()).device
+        if found != self.device:
+            raise RuntimeError(
+                f"The world model is on {found}, but its environment was made on {self.device}: move the "
+                f"environment too, env.to({str(found)!r}), or make it after moving the model."
+            )
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self._check_device()
         inputs = (*self.world_model.latent_keys, *self.world_model.action_encoding.in_keys)
         stepped = self.world_model.step(tensordict.select(*inputs, strict=False)).get("next")
         out = self._describe(stepped)
@@ -122,6 +133,7 @@ class LearnedEnv(ModelBasedEnvBase):
         return out
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs) -> TensorDictBase:
+        self._check_device()
         model = self.world_model
         batch = self.batch_size if tensordict is None else tensordict.batch_size
         latents = None
