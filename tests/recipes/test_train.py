@@ -126,6 +126,14 @@ def test_help_says_how_it_is_used(command):
     assert "Unknown recipe 'trian'. Usage" in command("trian", fails=True)
 
 
+def test_benchmarks_are_listed(command):
+    for arguments, fails in ((["--help"], False), (["-h"], False), ([], True)):
+        output = command("benchmark", *arguments, fails=fails)
+        assert "Usage: benchmark.py {acting|dreamer_update|planners|replay|" in output
+    output = command("benchmark", "serach", fails=True)
+    assert "Unknown benchmark 'serach'. Usage: benchmark.py {acting|" in output
+
+
 def test_a_run_that_cannot_begin_leaves_no_workers(command, tmp_path):
     command.tiny("run_dir=part", "total_steps=40")
     path = tmp_path / "part" / "config.yaml"
