@@ -116,7 +116,8 @@ class LearnedEnv(ModelBasedEnvBase):
     def _check_device(self) -> None:
         # Not followed in silence: collectors and transforms were made for the device of the specs.
         found = next(self.world_model.parameters()).device
-        if found != self.device:
+        same = found.type == self.device.type and self.device.index in (None, found.index)
+        if not same:
             raise RuntimeError(
                 f"The world model is on {found}, but its environment was made on {self.device}: move the "
                 f"environment too, env.to({str(found)!r}), or make it after moving the model."
