@@ -14,16 +14,37 @@ Curve = list[tuple[float, float]]
 
 def main(arguments: list[str] | None = None) -> None:
     """Draws the mean returns of evaluations over environment steps."""
-    options = _parser().parse_args(arguments)
-    draw(Path(options.out), {Path(path).stem: curves(path) for path in options.results})
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if Path(options.out).suffix == ".csv":
+        parser.error(
+            f"{options.out} comes first, so it would be written: name a picture, OUT.png, before it"
+        )
+    try:
+        found = {Path(path).stem: curves(path) for path in options.results}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    draw(Path(options.out), found)
 
 
 def curves(path: str | Path) -> dict[str, Curve]:
-    """Steps and mean returns of each seed."""
+    """Steps and mean returns of each seed.
+
+    Raises:
+        OSError: for a file that cannot be read.
+        ValueError: for one without rows, or that ``recipes/summarize.py`` did not write.
+    """
     found: dict[str, Curve] = {}
     with Path(path).open(newline="") as stream:
-        for row in csv.DictReader(stream):
+        table = csv.DictReader(stream)
+        if missing := {"seed", "step", "mean"} - set(table.fieldnames or ()):
+            raise ValueError(
+                f"{path} is no table of recipes/summarize.py: it has no column {sorted(missing)}"
+            )
+        for row in table:
             found.setdefault(row["seed"], []).append((float(row["step"]), float(row["mean"])))
+    if not found:
+        raise ValueError(f"{path} has no rows")
     return found
 
 

@@ -44,7 +44,10 @@ COLUMNS = ("planner", "candidates", "trajectories", "seed", "mean", "std", "epis
 @torch.no_grad()
 def main(arguments: list[str] | None = None) -> None:
     """Measures every point, then writes the three files."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (table := _file(Path(options.out), "csv")).exists():
+        parser.error(f"{table} is there already: give another OUT, or remove it")
     torch.set_num_threads(1)
     play = partial(play_in_pendulum, options)
     if options.run:

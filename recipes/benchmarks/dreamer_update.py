@@ -72,7 +72,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--bfloat16", action=argparse.BooleanOptionalAction, default=multiplies_bfloat16()
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU; leave it out to measure on the CPU")
+    return options
 
 
 def _candidates(options: argparse.Namespace) -> dict[str, Callable[..., Callable[[], None]]]:

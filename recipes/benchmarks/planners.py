@@ -26,7 +26,7 @@ from torchrl_wm.planners import CEMPlanner
 from torchrl_wm.world_models import RSSM, make_rssm
 
 PEER, BARE, OURS = "TorchRL's CEMPlanner", "bare products", "CEMPlanner"
-ACTIONS = 6
+ACTIONS, PART = 6, 1024
 REST = 0.02  # seconds in which threads of the candidate before stop waiting busily
 
 
@@ -126,7 +126,12 @@ def make_model(size: Size) -> RSSM:
 
 
 def bare_products(size: Size, rows: int) -> Callable[[], Tensor]:
-    """The matrix products of one plan and nothing else: no activations, no draws, no choice."""
+    """The matrix products of one plan and nothing else: no activations, no draws, no choice.
+
+    In parts of about 1,000 rows, which is the fastest: they stay in the cache.
+    """
+    parts = -(-rows // PART)
+    rows = -(-rows // parts)
     hidden, belief, head = size.belief, size.belief, size.head
     shapes = [
         (size.state + ACTIONS, hidden),
@@ -142,7 +147,7 @@ def bare_products(size: Size, rows: int) -> Callable[[], Tensor]:
     layers = [(torch.randn(rows, i), nn.Linear(i, o)) for i, o in shapes]
 
     def plan() -> Tensor:
-        for _ in range(size.iterations * size.horizon):
+        for _ in range(size.iterations * size.horizon * parts):
             for inputs, layer in layers:
                 out = layer(inputs)
         return out

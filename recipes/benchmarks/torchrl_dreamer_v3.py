@@ -76,7 +76,7 @@ def make_update(
     cell = {"recurrent_model": "block_gru", "num_blocks": 8}
     prior = RSSMPriorV3(action_shape=(actions,), action_dim=actions, **cell, **sizes)
     posterior = RSSMPosteriorV3(obs_embed_dim=UNITS, use_rms_norm=True, **sizes)
-    encoder = DreamerV3MLP(observations, UNITS, depth=3, num_cells=UNITS)
+    encoder = DreamerV3MLP(observations, UNITS, depth=2, num_cells=UNITS)  # and the last layer
     decoder, reward, going_on = _head(observations, 3), _head(255, 1), _head(1, 1)
     model = _world_model(prior, posterior, encoder, decoder, reward, going_on)
     actor, value, continuation = _behaviour(actions, going_on)

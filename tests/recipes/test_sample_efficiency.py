@@ -29,6 +29,14 @@ def test_every_planner_is_played_at_every_budget(table, tmp_path):
     assert all(f"| {name} |" in text for name in table.PLANNERS)
 
 
+def test_an_earlier_table_is_not_overwritten(table, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("kept")
+    with pytest.raises(SystemExit):
+        table.main([str(tmp_path / "table")])
+    assert "table.csv is there already" in capsys.readouterr().err
+    assert (tmp_path / "table.csv").read_text() == "kept"
+
+
 def test_the_comparison_names_the_fewest_trajectories_that_suffice(table):
     numbers = [("CEM", 100, -5.0), ("iCEM", 10, -9.0), ("iCEM", 20, -4.0), ("iCEM", 40, -3.0)]
     rows = [
