@@ -14,9 +14,8 @@ from torchrl_wm.world_models import WorldModel
 
 _CACHED = 2**14  # weights that stay near the processor from one row to the next
 _SHARE = 128  # sequences that are worth a thread of their own
-_GRAIN = (
-    2**15
-)  # numbers that torch needs for several threads, which then wait busily on the cores of ours
+# Torch handles more numbers in several threads, which then wait busily on the cores of ours.
+_GRAIN = 2**15
 _LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
 
 

@@ -38,8 +38,8 @@ def simplify(
         width (int): their number.
 
     Examples:
-        >>> relu = int(Code.LINEAR), 16, 16, 0, 0, 0, 8
-        >>> simplify([relu, (int(Code.RELU), 32, 16, 16, 0, 1, 0)], 32, 16)
+        >>> product, relu = (3, 16, 16, 0, 0, 0, 8), (10, 32, 16, 16, 0, 1, 0)
+        >>> simplify([product, relu], 32, 16)
         ([[3, 32, 16, 0, 0, 1, 8]], 32)
     """
     lines = [list(line) for line in code]

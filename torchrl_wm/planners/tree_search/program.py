@@ -178,11 +178,7 @@ class _Recorder(TorchDispatchMode):
         """Where a value lies that an operation changes in place."""
         found = self.known(value)
         for kind, _, first, _, width in self.layout:
-            if (
-                kind == instructions.CONSTANT
-                and found.first < first + width
-                and first <= found.first
-            ):
+            if kind == instructions.CONSTANT and first <= found.first < first + width:
                 raise Untranslatable("a constant that is changed in place")  # all rows share it
         return found
 
