@@ -70,7 +70,7 @@ class ImaginedSteps:
             network, share = program.network.copy(), index[begin:end]
             instructions.follow(network, share, *inputs, arrays, found[:, begin:end])
 
-        in_threads(imagine, rows, _SHARE if actions.numel() <= _GRAIN else max(rows, 1))
+        in_threads(imagine, rows, _SHARE if actions.numel() <= _GRAIN else rows)
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 

@@ -58,10 +58,11 @@ def simplify(
 def _join_relu(lines: list[list[int]], place: int) -> bool:
     """Lets the product before it apply a ReLU, if nothing else reads what comes between them."""
     kind, target, width, source = lines[place][:B]
-    products = [x for x in lines[:place] if x[0] == Code.LINEAR and x[TARGET] == source]
-    if kind != Code.RELU or len(products) != 1:
+    products = (x for x in lines if x[0] == Code.LINEAR and x[TARGET] == source)
+    product = next(products, None) if kind == Code.RELU else None
+    if product is None:
         return False
-    product, whole = products[0], products[0][WIDTH]
+    whole = product[WIDTH]
     users = {x.place for x in _touching(lines, source, source + whole)}
     if len(users) > 2 or whole - width >= PANEL:  # the new columns have room for whole panels
         return False
