@@ -34,17 +34,17 @@ def simplify(
 
     Args:
         code (sequence): the instructions, see :class:`~torchrl_wm.planners.tree_search.instructions.Code`.
-        first (int): first column of the results.
+        first (int): first column of the results; as all columns, below 0.
         width (int): their number.
 
     Examples:
-        >>> product, relu = (3, 16, 16, 0, 0, 0, 8), (10, 32, 16, 16, 0, 1, 0)
-        >>> simplify([product, relu], 32, 16)
-        ([[3, 32, 16, 0, 0, 1, 8]], 32)
+        >>> product, relu = (3, -32, 16, -16, 0, 0, 8), (10, -48, 16, -32, 0, 1, 0)
+        >>> simplify([product, relu], -48, 16)
+        ([[3, -48, 16, -16, 0, 1, 8]], -48)
     """
     lines = [list(line) for line in code]
-    # The results are read last, by an instruction that writes to no column.
-    lines.append([Code.COPY, -width, width, first, 0, 1, 0])
+    # The results are read last, by an instruction that writes to columns of nobody.
+    lines.append([Code.COPY, 0, width, first, 0, 1, 0])
     for simpler in (_join_relu, _write_in_place):
         place = 0
         while place < len(lines) - 1:
@@ -53,6 +53,20 @@ def simplify(
             else:
                 place += 1
     return lines[:-1], lines[-1][A]
+
+
+def moved(code: Sequence[Sequence[int]], by: int) -> list[list[int]]:
+    """Instructions that name other columns.
+
+    Examples:
+        >>> moved([(10, -48, 16, -32, 0, 1, 0)], 48)
+        [[10, 0, 16, 16, 0, 1, 0]]
+    """
+    lines = [list(line) for line in code]
+    for line in lines:
+        for field, _ in _fields(line):
+            line[field] += by
+    return lines
 
 
 def _join_relu(lines: list[list[int]], place: int) -> bool:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
-from torchrl_wm.planners.tree_search.peephole import simplify
+from torchrl_wm.planners.tree_search.peephole import moved, simplify
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
@@ -60,13 +60,15 @@ class Program:
             out = function(*inputs)
         found = recorder.columns(out)
         self.width, self.parameters = found.width, recorder.parameters
-        self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
         code, first = simplify(recorder.code, *found)
+        self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
+        self.layout[self.layout[:, 0] == instructions.CONSTANT, 2] += recorder.width
+        code = moved(code, recorder.width)
         self.network = instructions.Network(
             np.array(code, np.int64).reshape(-1, FIELDS),
             np.zeros(max(recorder.memory, 1), np.float32),
             np.zeros((instructions.BLOCK, recorder.width), np.float32),
-            first,
+            first + recorder.width,
         )
         self.refresh()
 
@@ -191,13 +193,12 @@ class _Recorder(TorchDispatchMode):
         return self.alias(value, self.fresh(width))
 
     def fresh(self, width: int) -> Columns:
-        """New columns, from the next panel on.
+        """New columns, whole panels of their own, before all others; so their numbers are negative.
 
-        Writing to the columns that are read would prevent vector instructions: results get their own.
+        Loops over a result that overlaps what is read, or follows it closely, use no vector instructions.
         """
-        found = Columns(self.width, width)
         self.width += -(-width // PANEL) * PANEL
-        return found
+        return Columns(-self.width, width)
 
     def alias(self, value: Tensor, found: Columns) -> Columns:
         """A value lies in columns that are there already."""
