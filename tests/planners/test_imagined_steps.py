@@ -131,10 +131,8 @@ def test_sequences_shared_out_to_threads_are_the_same(monkeypatch):
     monkeypatch.setattr(imagined_steps, "_SHARE", 16)
     torch.set_num_threads(3)
     try:
-        for grain in (2**15, 7 * 41):  # above it torch itself works in several threads
-            monkeypatch.setattr(imagined_steps, "_GRAIN", grain)
-            found = returns(fast, start, candidates=41)
-            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        found = returns(fast, start, candidates=41)
     finally:
         torch.set_num_threads(before)
-    assert shares == [3, 1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert shares == [3]

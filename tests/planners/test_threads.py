@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from plain_dynamics import Plain, assert_equal_trees
 
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
+from torchrl_wm.planners import threads as threads_module
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import NodeEvaluator
 
@@ -22,6 +24,17 @@ def four_threads():
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["torch's threads", "threads of our own"])
+def either_kind(request, monkeypatch):
+    if request.param == "threads of our own":
+        monkeypatch.setattr(threads_module, "_parallel_region", lambda: None)
+
+
+needs_openmp = pytest.mark.skipif(
+    threads_module._parallel_region() is None, reason="this torch has no OpenMP threads to share"
+)
 
 
 @given(st.integers(0, 500), st.integers(1, 40))
@@ -36,11 +49,50 @@ def test_every_row_belongs_to_one_share(rows, least):
     assert len(shares) <= max(1, min(3, rows // least))
 
 
-def test_shares_run_at_once_and_errors_are_raised(four_threads):
+def test_shares_run_at_once_and_errors_are_raised(four_threads, either_kind):
     together = threading.Barrier(4, timeout=30)  # is only passed by four at once
     assert len(in_threads(lambda *_: together.wait(), 64, least=16)) == 4
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda begin, _: 1 // (begin < 48), 64, least=16)
+
+
+@needs_openmp
+def test_shares_are_handled_by_the_threads_that_torch_has(four_threads):
+    torch.ones(400_000).add(1)  # large enough for all of them
+    there = {int(thread) for thread in os.listdir("/proc/self/task")}
+    together = threading.Barrier(4, timeout=30)
+
+    def who(*_) -> tuple[int, str]:
+        together.wait()
+        return threading.get_native_id(), threading.current_thread().name
+
+    found = dict(in_threads(who, 64, least=16))
+    assert len(found) == 4 and set(found) <= there
+    assert not any(name.startswith("torchrl_wm") for name in found.values())
+
+
+@needs_openmp
+def test_all_shares_are_handled_by_fewer_threads_than_asked_for(four_threads):
+    def inner(*_) -> list[int]:  # OpenMP grants one thread within a parallel region
+        return in_threads(lambda begin, end: end - begin, 64, least=16)
+
+    assert in_threads(inner, 64, least=16) == [[16] * 4] * 4
+
+
+@needs_openmp
+@pytest.mark.skipif(os.cpu_count() < 2, reason="needs two processors")
+def test_other_threads_are_kept_off_the_callers_processor_for_as_long_as_they_work(four_threads):
+    together = threading.Barrier(4, timeout=30)
+
+    def processors(*_) -> tuple[int, set[int]]:
+        together.wait()
+        return threading.get_native_id(), os.sched_getaffinity(0)
+
+    everywhere, here = os.sched_getaffinity(0), threading.get_native_id()
+    in_threads(processors, 64, least=16)
+    for thread, allowed in in_threads(processors, 64, least=16):
+        assert len(everywhere - allowed) == (thread != here)
+        assert os.sched_getaffinity(thread) == everywhere
 
 
 def _share_out() -> None:

@@ -13,9 +13,7 @@ from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
 _CACHED = 2**14  # weights that stay near the processor from one row to the next
-_SHARE = 128  # sequences that are worth a thread of their own
-# Torch handles more numbers in several threads, which then wait busily on the cores of ours.
-_GRAIN = 2**15
+_SHARE = 128
 _LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
 
 
@@ -70,7 +68,7 @@ class ImaginedSteps:
             network, share = program.network.copy(), index[begin:end]
             instructions.follow(network, share, *inputs, arrays, found[:, begin:end])
 
-        in_threads(imagine, rows, _SHARE if actions.numel() <= _GRAIN else rows)
+        in_threads(imagine, rows, _SHARE)
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 

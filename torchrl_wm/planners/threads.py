@@ -1,10 +1,17 @@
-"""Rows that do not depend on each other, shared out to as many threads as torch may use."""
+"""Rows that do not depend on each other, shared out to as many threads as torch may use.
+
+The work is given to the OpenMP threads of torch itself, where there are any. After an operation of torch they
+wait busily for the next one, some milliseconds long, and would keep other threads from their cores.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,6 +19,7 @@ import torch
 
 Result = TypeVar("Result")
 _TOGETHER = 4  # rows of one tile of a program's matrix products
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def in_threads(function: Callable[[int, int], Result], rows: int, least: int) -> list[Result]:
@@ -36,10 +44,91 @@ def in_threads(function: Callable[[int, int], Result], rows: int, least: int) ->
     if threads == 1:
         return [function(0, rows)]
     share = -(-rows // (threads * _TOGETHER)) * _TOGETHER
-    first, *others = ((begin, min(begin + share, rows)) for begin in range(0, rows, share))
-    pool = _pool(torch.get_num_threads() - 1)
-    begun = [pool.submit(function, *bounds) for bounds in others]
-    return [function(*first), *(work.result() for work in begun)]
+    shares = [(begin, min(begin + share, rows)) for begin in range(0, rows, share)]
+    waiting, results, errors = iter(range(len(shares))), [None] * len(shares), []
+
+    def work() -> None:
+        try:
+            for place in waiting:  # fewer threads than shares, where OpenMP grants no more
+                results[place] = function(*shares[place])
+        except BaseException as error:  # could not pass through OpenMP
+            errors.append(error)
+
+    _at_once(work, len(shares))
+    if errors:
+        raise errors[0]
+    return results
+
+
+def _at_once(work: Callable[[], None], threads: int) -> None:
+    """Calls it in several threads."""
+    if _parallel_region() is not None:
+        return _in_openmp(work, threads)
+    begun = [_pool(torch.get_num_threads() - 1).submit(work) for _ in range(threads - 1)]
+    work()
+    for one in begun:
+        one.result()
+
+
+# -- torch's own threads -----------------------------------------------------------------------------
+
+_forked = False
+_team = threading.local()
+
+
+def _in_openmp(work: Callable[[], None], threads: int) -> None:
+    found = []
+
+    def join(_) -> None:
+        found.append(threading.get_native_id())
+        work()
+
+    with _kept_off_this_processor(getattr(_team, "others", ())):
+        _parallel_region()(_WORK(join), None, threads, 0)
+    _team.others = [thread for thread in found if thread != threading.get_native_id()]
+
+
+@functools.cache
+def _parallel_region() -> Callable | None:
+    """``GOMP_parallel(work, data, threads, flags)``, which torch calls, or None.
+
+    GNU's OpenMP has it, and on Linux Intel's and LLVM's. OpenMP's threads do not survive in a forked process,
+    and it waits for them there.
+    """
+    function = None if _forked else getattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel", None)
+    if function is not None:
+        function.argtypes = [_WORK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+    return function
+
+
+@contextlib.contextmanager
+def _kept_off_this_processor(others: Sequence[int]) -> Iterator[None]:
+    """Lets other threads begin elsewhere, those that sleep among them.
+
+    The Linux of a virtual machine takes a processor without work for one that the host has taken away, and
+    wakes a thread where the caller is, though others are idle: the two then take turns.
+    """
+    before = {}
+    with contextlib.suppress(OSError):  # a thread that has ended
+        here = _current_processor()()
+        for thread in others:
+            allowed = os.sched_getaffinity(thread)
+            if elsewhere := allowed - {here}:
+                os.sched_setaffinity(thread, elsewhere)
+                before[thread] = allowed
+    yield
+    with contextlib.suppress(OSError):
+        for thread, allowed in before.items():
+            os.sched_setaffinity(thread, allowed)
+
+
+@functools.cache
+def _current_processor() -> Callable[[], int]:
+    return ctypes.PyDLL(None).sched_getcpu  # looked up once: that takes longer than calling it
+
+
+# -- threads of our own ------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -48,5 +137,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="torchrl_wm")
 
 
-if hasattr(os, "register_at_fork"):  # threads do not survive in a forked process
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _parallel_region.cache_clear()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
