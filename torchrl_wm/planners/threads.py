@@ -109,17 +109,16 @@ def _kept_off_this_processor(others: Sequence[int]) -> Iterator[None]:
     The Linux of a virtual machine takes a processor without work for one that the host has taken away, and
     wakes a thread where the caller is, though others are idle: the two then take turns.
     """
-    before = {}
-    with contextlib.suppress(OSError):  # a thread that has ended
-        here = _current_processor()()
-        for thread in others:
+    here, before = _current_processor()(), {}
+    for thread in others:
+        with contextlib.suppress(OSError):  # it has ended
             allowed = os.sched_getaffinity(thread)
             if elsewhere := allowed - {here}:
                 os.sched_setaffinity(thread, elsewhere)
                 before[thread] = allowed
     yield
-    with contextlib.suppress(OSError):
-        for thread, allowed in before.items():
+    for thread, allowed in before.items():
+        with contextlib.suppress(OSError):
             os.sched_setaffinity(thread, allowed)
 
 
