@@ -14,6 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from torchrl_wm.planners.tree_search.arithmetic import (
     MINUS_INFINITY,
@@ -30,7 +31,7 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     views,
 )
 
-BLOCK = 16
+BLOCK = 32
 """Rows that go through all instructions together; a multiple of ``TILE_ROWS``."""
 TILE_ROWS, LANES, VECTORS = 4, 8, 2
 PANEL = LANES * VECTORS
@@ -86,15 +87,16 @@ def run(network, index, action, latents, place, out):
     for begin in range(0, index.shape[0], BLOCK):
         rows = min(index.shape[0] - begin, BLOCK)
         for i in range(code.shape[0]):
-            kind = code[i, 0]
+            instruction = fields(code[i])
+            kind = instruction[0]
             if kind == LINEAR:
-                linear(code[i], scratch, rows, weights)
+                linear(instruction, scratch, rows, weights)
             elif kind < LINEAR:
-                move(code[i], weights, scratch, rows, begin, index, action, latents, place)
+                move(instruction, weights, scratch, rows, begin, index, action, latents, place)
             else:
-                calculate(code[i], scratch, rows)
+                calculate(instruction, scratch, rows)
         for row in range(rows):
-            found = scratch[row, columns : columns + out.shape[1]]
+            found = _columns(scratch, row, columns, out.shape[1])
             for j in range(out.shape[1]):
                 out[begin + row, j] = found[j]
 
@@ -111,15 +113,44 @@ def follow(network, rows, actions, noise, latents, out):
 
 
 @views
-def results(instruction, row):
-    """The columns that an instruction writes."""
-    return row[instruction[1] : instruction[1] + instruction[2]]
+def fields(line):
+    """The numbers of an instruction, which as an array would be read again for every row."""
+    return line[0], line[1], line[2], line[3], line[4], line[5], line[6]
+
+
+@intrinsic
+def _columns(context, scratch, row, first, width):
+    """Some columns of a row, as an array; slicing would check its bounds, which takes longer than adding."""
+    view = types.Array(types.float32, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        numbers, row, first, width = arguments
+        numbers = context.make_array(signature.args[0])(context, builder, numbers)
+        place = builder.add(builder.mul(row, builder.extract_value(numbers.shape, 1)), first)
+        found = context.make_array(view)(context, builder)
+        data = builder.gep(numbers.data, [place])
+        populate_array(found, data, (width,), (place.type(4),), 4, meminfo=None)
+        return found._getvalue()
+
+    return view(scratch, *[types.intp] * 3), generate
 
 
 @views
-def first(instruction, row):
+def results(instruction, scratch, row):
+    """The columns that an instruction writes."""
+    return _columns(scratch, row, instruction[1], instruction[2])
+
+
+@views
+def first(instruction, scratch, row):
     """The columns of the first value that it reads."""
-    return row[instruction[3] : instruction[3] + instruction[2]]
+    return _columns(scratch, row, instruction[3], instruction[2])
+
+
+@views
+def second(instruction, scratch, row):
+    """The columns of the second."""
+    return _columns(scratch, row, instruction[4], instruction[2])
 
 
 @faithful
@@ -129,17 +160,17 @@ def move(instruction, weights, scratch, rows, begin, index, action, latents, pla
     for row in range(rows):
         if kind == GATHER:
             source = latents[which][index[begin + row]]
-            out = results(instruction, scratch[row])
+            out = results(instruction, scratch, row)
             for j in range(width):
                 out[j] = source[j]
         elif kind == LOOKUP:
             begun = which + action[begin + row] * width
             source = weights[begun : begun + width]
-            out = results(instruction, scratch[row])
+            out = results(instruction, scratch, row)
             for j in range(width):
                 out[j] = source[j]
         else:
-            out, x = latents[which][place + begin + row], first(instruction, scratch[row])
+            out, x = latents[which][place + begin + row], first(instruction, scratch, row)
             for j in range(width):
                 out[j] = x[j]
 
@@ -264,7 +295,7 @@ def calculate(instruction, scratch, rows):
         combine(instruction, scratch, rows)
     else:
         for row in range(rows):
-            reduce(instruction, scratch[row])
+            reduce(instruction, scratch, row)
 
 
 @faithful
@@ -272,7 +303,7 @@ def arrange(instruction, scratch, rows):
     """Copies of columns."""
     kind = instruction[0]
     for row in range(rows):
-        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
         if kind == COPY:
             for j in range(out.shape[0]):
                 out[j] = x[j]
@@ -291,7 +322,7 @@ def _of_one(function):
     @faithful_around(function)
     def carry_out(instruction, scratch, rows):
         for row in range(rows):
-            out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+            out, x = results(instruction, scratch, row), first(instruction, scratch, row)
             for j in range(out.shape[0]):
                 out[j] = function(x[j])
 
@@ -357,7 +388,7 @@ def rare(instruction, scratch, rows):
     """Functions of one number that few networks use: a single loop compiles faster."""
     kind = instruction[0]
     for row in range(rows):
-        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
         for j in range(out.shape[0]):
             if kind == EXP:
                 out[j] = np.exp(x[j])
@@ -400,9 +431,9 @@ def _of_two(function):
     @faithful_around(function)
     def carry_out(instruction, scratch, rows):
         for row in range(rows):
-            out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+            out, x = results(instruction, scratch, row), first(instruction, scratch, row)
             if instruction[5]:
-                y = scratch[row, instruction[4] : instruction[4] + out.shape[0]]
+                y = second(instruction, scratch, row)
                 for j in range(out.shape[0]):
                     out[j] = function(x[j], y[j])
             else:
@@ -446,7 +477,7 @@ def compare(instruction, scratch, rows):
     """The rarer functions of two numbers."""
     kind, step = instruction[0], 1 if instruction[5] else 0
     for row in range(rows):
-        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
+        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
         for j in range(out.shape[0]):
             y = scratch[row, instruction[4] + step * j]
             if kind == LESS:
@@ -481,18 +512,18 @@ def combine(instruction, scratch, rows):
 def choose(instruction, scratch, rows):
     """The second number where the first is not 0, the third elsewhere."""
     for row in range(rows):
-        out, x = results(instruction, scratch[row]), first(instruction, scratch[row])
-        y = scratch[row, instruction[4] : instruction[4] + out.shape[0]]
-        other = scratch[row, instruction[6] : instruction[6] + out.shape[0]]
+        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
+        y = second(instruction, scratch, row)
+        other = _columns(scratch, row, instruction[6], instruction[2])
         for j in range(out.shape[0]):
             out[j] = y[j] if x[j] != ZERO else other[j]
 
 
 @faithful_sums
-def reduce(instruction, row):
+def reduce(instruction, scratch, row):
     """Functions of all columns; sums are taken in double precision."""
-    kind, x, width = instruction[0], first(instruction, row), instruction[2]
-    out = row[instruction[1] : instruction[1] + (width if kind >= SOFTMAX else 1)]
+    kind, x, width = instruction[0], first(instruction, scratch, row), instruction[2]
+    out = _columns(scratch, row, instruction[1], width if kind >= SOFTMAX else 1)
     if kind == LOWEST:
         low = x[0]
         for j in range(width):
@@ -514,7 +545,7 @@ def reduce(instruction, row):
         elif kind == MEAN:
             out[0] = np.float32(total / width)
         else:
-            standardise(out, x, np.float32(total / width), row[instruction[6]])
+            standardise(out, x, np.float32(total / width), scratch[row, instruction[6]])
 
 
 @faithful_sums
