@@ -86,8 +86,9 @@ def test_an_update_moves_what_the_planner_plans_with():
     agent = make(world_model_lr=0.1)
     start = observed(agent, VECTOR, 1)
     simulator = agent.policy.planner.simulator
-    latents, actions = simulator.start(start), torch.rand(1, 4, 3, 2)
-    ask = lambda: simulator.returns(latents, actions, torch.Generator().manual_seed(0))
+    actions = torch.rand(1, 4, 3, 2)
+    generator = lambda: torch.Generator().manual_seed(0)
+    ask = lambda: simulator.returns(simulator.start(start), actions, generator())
     with torch.no_grad():
         before, again = ask(), ask()
     agent.update(sample(agent))

@@ -9,6 +9,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl_wm.planners import CEMPlanner, imagined_steps
 from torchrl_wm.planners import simulators as simulators_module
 from torchrl_wm.planners.simulators import ModelSimulator
+from torchrl_wm.planners.tree_search.program import Program
 from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
 
 SPECS = Composite(observation=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))
@@ -79,6 +80,43 @@ def test_training_and_moved_parameters_are_seen():
     for parameter in model.parameters():
         parameter.data = parameter.data - 0.1  # as by a device and back
     torch.testing.assert_close(returns(fast, start), before, rtol=1e-3, atol=1e-4)
+
+
+def test_parameters_are_read_once_for_each_plan(monkeypatch):
+    torch.manual_seed(0)
+    model, reads = MODELS["planet"](), []
+    planners = [CEMPlanner(model, 3, 4, 8, 2, trace=trace) for trace in (True, False)]
+    refresh = Program.refresh
+    monkeypatch.setattr(Program, "refresh", lambda self: reads.append(1) or refresh(self))
+    start = model.initial([5])
+    draws = [torch.randn(5, 8, 3, 2) for _ in range(4)]
+    plan = lambda planner: planner.plan(start, noise=draws)[0]
+    for _ in range(3):
+        for planner in planners:
+            planner.generator = torch.Generator().manual_seed(0)
+        reads.clear()
+        found, expected = map(plan, planners)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+    assert len(reads) == 1
+
+
+def test_parameters_are_read_when_only_later_candidates_are_few_enough(monkeypatch):
+    model = MODELS["planet"]()
+    fast, plain = simulators(model)
+    start = starts(model)
+    returns(fast, start)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    start = fast.start(dict(zip(model.latent_keys, start, strict=True)))
+    monkeypatch.setattr(imagined_steps, "_pays", lambda *_: False)
+    returns(fast, start)
+    monkeypatch.undo()
+    torch.testing.assert_close(returns(fast, start), returns(plain, start), rtol=1e-4, atol=1e-5)
+    assert fast.steps._read
 
 
 def test_double_precision_autocast_and_many_rows_go_to_torch(monkeypatch):

@@ -34,17 +34,22 @@ class ImaginedSteps:
         self._program: Program | None = None
         self._agrees: bool | None = None
         self._watched = Watched(model)
+        self._read = False
 
     def program(
-        self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
+        self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...], unchanged: bool = False
     ) -> Program | None:
-        """The program for sequences ``[H, N, ...]`` from latents ``[N, size]``, or ``None``."""
+        """The program for sequences ``[H, N, ...]`` from latents ``[N, size]``, or ``None``.
+
+        It reads the parameters, unless they are ``unchanged`` since the last call.
+        """
         tensors = (actions, noise, *latents)
         if torch.is_autocast_enabled("cpu") or any(
             not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
         ):
             return None
-        if self._watched.changed():
+        self._read = self._read and unchanged
+        if not unchanged and self._watched.changed():
             self._record(actions[0], noise[0], latents)
         if self._program is None or not _pays(self._program.network.weights.size, actions.shape[1]):
             return None
@@ -52,7 +57,9 @@ class ImaginedSteps:
             self._agrees = self._check(actions[0], noise[0], latents)
         if not self._agrees:
             return None
-        self._program.refresh()
+        if not self._read:
+            self._program.refresh()
+        self._read = True
         return self._program
 
     def __call__(

@@ -89,8 +89,8 @@ class ModelSimulator(nn.Module):
         return next(self.model.parameters()).device
 
     def start(self, tensordict: TensorDictBase) -> tuple[Tensor, ...]:
-        """The latents ``[n, size]`` in a TensorDict ``[n]``."""
-        return tuple(tensordict.get(key) for key in self.in_keys)
+        """The latents ``[n, size]`` in a TensorDict ``[n]``, for one plan."""
+        return _Start(tensordict.get(key) for key in self.in_keys)
 
     def returns(
         self, start: tuple[Tensor, ...], actions: Tensor, generator: torch.Generator | None = None
@@ -102,7 +102,10 @@ class ModelSimulator(nn.Module):
             actions = actions.repeat_interleave(self.particles, 1)
         latents = _repeat(start, candidates * self.particles)
         noise = self._noise(*actions.shape[:2], actions.device, generator)
-        program = self.steps and self.steps.program(actions, noise, latents)
+        unchanged = isinstance(start, _Start) and start.judged
+        program = self.steps and self.steps.program(actions, noise, latents, unchanged)
+        if isinstance(start, _Start):
+            start.judged = True
         if program:
             reward, goes_on, last = self.steps(program, actions, noise, latents)
             total, tail = self._weigh(reward, goes_on)
@@ -361,6 +364,13 @@ def _without_notes(env: EnvBase) -> EnvBase:
     transforms = env.transform if isinstance(env.transform, Compose) else [env.transform]
     kept = [t.clone() for t in transforms if not isinstance(t, InitTracker | TensorDictPrimer)]
     return TransformedEnv(env.base_env, Compose(*kept)) if kept else env.base_env
+
+
+class _Start(tuple):
+    """Where the sequences of one plan start; the model's parameters do not change in between."""
+
+    judged = False
+    """Whether some of its sequences were judged already."""
 
 
 def _repeat(start: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
