@@ -100,6 +100,7 @@ def main() -> None:
                 flush=True,
             )
         print(f"{name}: {np.mean(ratios):.2f} times as fast in the mean", flush=True)
+    _report_occasions(clock)
     self_play.report(options.threads)
 
 
@@ -152,6 +153,43 @@ def _measure(
                 candidate()
                 times[name].append(clock() - began)
     return {name: float(np.median(found)) for name, found in times.items()}
+
+
+def _report_occasions(clock: Callable[[], float]) -> None:
+    """What the largest search of few actions takes in between other work, and with one thread."""
+    torch.manual_seed(0)
+    rows, actions = POINTS[2]
+    model, threads = SmallDynamics(actions).eval(), torch.get_num_threads()
+    root = model.root({"latent": torch.randn(rows, UNITS)})
+    ours = _ours(NodeEvaluator(model), root, RULES["muzero"], None)
+    inputs, layer = torch.randn(256, 512), nn.Linear(512, 512)
+    occasions = {
+        "right after another search": lambda: None,
+        "right after a product in torch": lambda: layer(inputs),
+        "after a pause of 0.02 s": lambda: time.sleep(0.02),
+        "after a pause of 0.1 s": lambda: time.sleep(0.1),
+    }
+    for name, before in occasions.items():
+        found = []
+        for count in (threads, 1):
+            torch.set_num_threads(count)
+            found.append(_median_after(before, ours, clock))
+        torch.set_num_threads(threads)
+        print(
+            f"muzero {rows} x {actions}, {name}: {1000 * found[0]:.1f} ms, with one thread "
+            f"{1000 * found[1]:.1f} ms",
+            flush=True,
+        )
+
+
+def _median_after(before: Callable[[], object], work: Callable[[], object], clock) -> float:
+    times = []
+    for _ in range(31):
+        before()
+        began = clock()
+        work()
+        times.append(clock() - began)
+    return float(np.median(times))
 
 
 if __name__ == "__main__":
