@@ -12,18 +12,18 @@ from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_pr
 from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
-_CACHED = 2**14  # weights that stay near the processor from one row to the next
-_SHARE = 128
-_LARGEST = 2**21  # rows times weights: where there are more, torch's own products are faster
+_LARGEST = 2**21  # weights: models with more were not measured, and torch's products may be faster
+_SHARE = 2**20  # rows times weights that are worth a thread of their own
+_FEWEST = 16  # rows that are
 
 
 class ImaginedSteps:
     """Latents, rewards and continuations along action sequences, as a model's program predicts them.
 
     A :class:`~torchrl_wm.planners.tree_search.program.Program` executes one step for a few rows at a time,
-    which for networks with tens of units takes half the time of recorded operations. It is recorded in
-    the first plan, and again when the parameters are replaced or moved. Large models, and those that no
-    program can express, have none.
+    which for networks with tens of units takes half the time of recorded operations, and for hundreds nine
+    tenths. It is recorded in the first plan, and again when the parameters are replaced or moved. Models
+    with more than two million weights, and those that no program can express, have none.
 
     Args:
         model (WorldModel): with a reward head, and perhaps one for the continuation.
@@ -43,15 +43,15 @@ class ImaginedSteps:
 
         It reads the parameters, unless they are ``unchanged`` since the last call.
         """
+        self._read = self._read and unchanged
         tensors = (actions, noise, *latents)
         if torch.is_autocast_enabled("cpu") or any(
             not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
         ):
             return None
-        self._read = self._read and unchanged
         if not unchanged and self._watched.changed():
             self._record(actions[0], noise[0], latents)
-        if self._program is None or not _pays(self._program.network.weights.size, actions.shape[1]):
+        if self._program is None or self._program.network.weights.size > _LARGEST:
             return None
         if self._agrees is None:  # only now: programs that never pay are never compiled
             self._agrees = self._check(actions[0], noise[0], latents)
@@ -75,7 +75,7 @@ class ImaginedSteps:
             network, share = program.network.copy(), index[begin:end]
             instructions.follow(network, share, *inputs, arrays, found[:, begin:end])
 
-        in_threads(imagine, rows, _SHARE)
+        in_threads(imagine, rows, max(_FEWEST, _SHARE // program.network.weights.size))
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
@@ -109,10 +109,6 @@ def _inputs(action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> tuple
     """The inputs that a program is recorded with: rows, latents, and places for the following ones."""
     index, tensors = torch.arange(len(action)), [_own(x) for x in (action, noise, *latents)]
     return index, index, *tensors, *map(torch.clone, tensors)
-
-
-def _pays(weights: int, rows: int) -> bool:
-    return weights <= _CACHED or rows * weights <= _LARGEST
 
 
 def _own(x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class ModelSimulator(nn.Module):
             dynamics each follows one member. Defaults to one for each member.
         sample_latents (bool, optional): sample the latents; otherwise follow the most probable ones.
             Defaults to ``True``.
-        trace (bool, optional): record the operations, see :class:`ImaginedSteps` for small models and
+        trace (bool, optional): record the operations, see :class:`ImaginedSteps` for most models and
             :class:`Recording` for others. Defaults to ``True``.
 
     Raises:
