@@ -1,6 +1,6 @@
 """One plan of the cross-entropy method beside TorchRL's planner and the model's bare products.
 
-``python recipes/benchmark.py planners`` measures all candidates in turns, in one run, at two sizes and
+``python recipes/benchmark.py planners`` measures all candidates in turns, in one run, at three sizes and
 two batch sizes. Times are those of the processor, so a busy machine does not show; give ``--wall`` for
 those of the clock. bfloat16 is measured where the processor multiplies it, and elsewhere on demand: there
 one plan of PlaNet's size takes ten times as long.
@@ -46,6 +46,7 @@ class Size:
 SIZES = {
     "PlaNet": Size(200, 30, 300, 12, 10, 1000, 100),
     "small": Size(32, 8, 32, 12, 5, 64, 8),
+    "medium": Size(96, 16, 96, 12, 5, 64, 8),
 }
 
 
