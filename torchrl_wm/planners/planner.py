@@ -162,10 +162,10 @@ class Planner(TensorDictModuleBase):
     def compile_steps(self, **options) -> Planner:
         """Compiles the imagination of a world model, all steps of a plan at once.
 
-        Useful where no program expresses a small model (see the simulator's ``steps``), and on GPUs: before
-        there were programs, a plan with 32 units took 0.7 times as long as a recorded one, at PlaNet's size
-        as long. A program is faster, and is given up. Compiling takes a minute or more for
-        each number of candidates and rows, so iCEM, whose numbers fall, compiles several times.
+        Useful for small models that no program expresses: with 32 units a plan took 0.7 times as long as a
+        recorded one, at PlaNet's size there was no gain. A program is faster than both, and is given up.
+        Compiling takes a minute or more for each number of candidates and rows, so iCEM, whose numbers
+        fall, compiles several times.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.

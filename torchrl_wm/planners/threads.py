@@ -116,10 +116,12 @@ def _kept_off_this_processor(others: Sequence[int]) -> Iterator[None]:
             if elsewhere := allowed - {here}:
                 os.sched_setaffinity(thread, elsewhere)
                 before[thread] = allowed
-    yield
-    for thread, allowed in before.items():
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(thread, allowed)
+    try:
+        yield
+    finally:
+        for thread, allowed in before.items():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, allowed)
 
 
 @functools.cache
