@@ -9,6 +9,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl_wm.planners import CEMPlanner, imagined_steps
 from torchrl_wm.planners import simulators as simulators_module
 from torchrl_wm.planners.simulators import ModelSimulator
+from torchrl_wm.planners.tree_search import program as program_module
 from torchrl_wm.planners.tree_search.program import Program
 from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
 
@@ -126,7 +127,8 @@ def test_double_precision_autocast_and_large_models_go_to_torch(monkeypatch):
     assert fast.steps.program(actions.double(), noise, latents) is None
     with torch.autocast("cpu", torch.bfloat16):
         assert fast.steps.program(actions, noise, latents) is None
-    monkeypatch.setattr(imagined_steps, "_LARGEST", 10)
+    monkeypatch.setattr(program_module, "_LARGEST", 10)
+    fast, _ = simulators(model)
     assert fast.steps.program(actions, noise, latents) is None
 
 

@@ -18,7 +18,6 @@ from torchrl_wm.planners.tree_search import (
     EXECUTORS,
     NodeEvaluator,
     Root,
-    evaluation,
     program,
 )
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
@@ -279,13 +278,13 @@ def test_tensors_on_another_device_are_not_recorded_as_a_program(caplog):
     assert made is None and "another device than the CPU" in caplog.text
 
 
-def test_what_is_large_is_left_to_torch(monkeypatch):
-    model = Plain()
-    evaluator = NodeEvaluator(model)
-    trees = []
-    for largest in (10, 10**9, 10):
-        monkeypatch.setattr(evaluation, "_LARGEST", largest)
-        trees.append(search(evaluator, model.roots(5), MuZeroRule(), num_simulations=6))
+def test_what_is_large_is_left_to_torch(monkeypatch, caplog):
+    model, trees = Plain(), []
+    for largest in (10, 10**9):
+        monkeypatch.setattr(program, "_LARGEST", largest)
+        evaluator = NodeEvaluator(model)
+        with caplog.at_level(logging.INFO):
+            trees.append(search(evaluator, model.roots(5), MuZeroRule(), num_simulations=6))
         assert (evaluator.program is None) == (largest == 10)
-    for tree in trees[1:]:
-        torch.testing.assert_close(tree["node_values"], trees[0]["node_values"])
+    assert "weights are too many" in caplog.text
+    torch.testing.assert_close(trees[1]["node_values"], trees[0]["node_values"])

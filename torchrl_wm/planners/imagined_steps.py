@@ -12,7 +12,6 @@ from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_pr
 from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
-_LARGEST = 2**21  # weights: models with more were not measured, and torch's products may be faster
 _SHARE = 2**20  # rows times weights that are worth a thread of their own
 _FEWEST = 16  # rows that are
 
@@ -32,7 +31,6 @@ class ImaginedSteps:
     def __init__(self, model: WorldModel):
         self.model = model
         self._program: Program | None = None
-        self._agrees: bool | None = None
         self._watched = Watched(model)
         self._read = False
 
@@ -51,11 +49,7 @@ class ImaginedSteps:
             return None
         if not unchanged and self._watched.changed():
             self._record(actions[0], noise[0], latents)
-        if self._program is None or self._program.network.weights.size > _LARGEST:
-            return None
-        if self._agrees is None:  # only now: programs that never pay are never compiled
-            self._agrees = self._check(actions[0], noise[0], latents)
-        if not self._agrees:
+        if self._program is None:
             return None
         if not self._read:
             self._program.refresh()
@@ -80,15 +74,11 @@ class ImaginedSteps:
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
     def _record(self, *tensors) -> None:
+        inputs, name = _inputs(*tensors), type(self.model).__name__
         with torch.inference_mode(False), torch.no_grad():
-            name = type(self.model).__name__
-            self._program = recorded_program(self._step, _inputs(*tensors), name)
-        self._agrees = None
-
-    def _check(self, *tensors) -> bool:
-        with torch.inference_mode(False), torch.no_grad():
-            name = type(self.model).__name__
-            return agrees(self._program, self._step, _inputs(*tensors), name)
+            self._program = recorded_program(self._step, inputs, name)
+            if self._program and not agrees(self._program, self._step, inputs, name):
+                self._program = None
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""

@@ -17,7 +17,6 @@ from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_pr
 from torchrl_wm.planners.watched import Watched
 
 Latents = tuple[Tensor, ...]
-_LARGEST = 2**26  # rows times weights: above it torch's own products are faster
 
 
 class Root(NamedTuple):
@@ -170,9 +169,9 @@ class NodeEvaluator(nn.Module):
 
     Where the dynamics allow it, the operations are recorded once: for the few rows of acting, most of the
     time of a small network is overhead between its operations. On a CPU, MLPs and recurrent cells become
-    a :class:`~torchrl_wm.planners.tree_search.program.Program`; large networks, and operations that it
-    cannot express (convolutions, sampling), are recorded by ``torch.jit.trace``. Recordings follow the
-    training of the parameters from one search to the next.
+    a :class:`~torchrl_wm.planners.tree_search.program.Program`; networks of more than two million weights,
+    and operations that it cannot express (convolutions, sampling), are recorded by ``torch.jit.trace``.
+    Recordings follow the training of the parameters from one search to the next.
 
     Args:
         dynamics (Dynamics): the dynamics that are evaluated.
@@ -205,7 +204,7 @@ class NodeEvaluator(nn.Module):
             self._recorded.clear()
         if self.trace and not torch.is_autocast_enabled(first[0].device.type):
             program = self._recording("program", store, rows)
-            if program is not None and rows * program.network.weights.size <= _LARGEST:
+            if program is not None:
                 program.refresh()
                 self._current = program
             else:

@@ -24,6 +24,7 @@ from torchrl_wm.planners.tree_search.peephole import moved, simplify
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
 _SHARE = 256  # rows that are worth a thread of their own
+_LARGEST = 2**21  # weights: models with more were not measured, and torch's products may be faster
 
 
 class Untranslatable(Exception):
@@ -104,10 +105,13 @@ def recorded_program(
 ) -> Program | None:
     """The program of a function, or None; the log then gives the reason under ``name``."""
     try:
-        return Program(function, inputs)
+        program = Program(function, inputs)
+        if (weights := program.network.weights.size) > _LARGEST:
+            raise Untranslatable(f"{weights} weights are too many")
     except Untranslatable as error:
         _LOGGER.info("%s is traced: %s", name, error)
         return None
+    return program
 
 
 def agrees(
