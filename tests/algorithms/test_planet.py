@@ -6,11 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_wm.algorithms import PlaNet
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, SearchPolicy
+from torchrl_wm.training.configuration import instantiate
 from torchrl_wm.world_models import make_autoencoder, make_identity, make_muzero, make_rssm
 
 SIZES = {"planning_horizon": 3, "optim_steps": 2, "num_candidates": 8, "top_k": 2}
@@ -169,3 +171,15 @@ def test_a_search_is_no_planner():
     choice = Composite(action=OneHot(3))
     with pytest.raises(TypeError, match="planner=cem, icem or mppi.*SearchPolicy"):
         PlaNet(VECTOR, choice, planner=lambda _: SearchPolicy(make_muzero(VECTOR, choice)))
+
+
+def test_a_world_model_keeps_what_its_yaml_sets():
+    chosen = {"latent": "gaussian", "cell": "gru"}  # PlaNet's own cell is another
+    target = {"_target_": "torchrl_wm.world_models.make_rssm", "_partial_": True}
+    read = instantiate(OmegaConf.create({**target, **chosen}))
+    factories = read, partial(make_rssm, **chosen)
+    sizes = []
+    for factory in factories:
+        agent = make(world_model=factory)
+        sizes.append({name: x.shape for name, x in agent.world_model.named_parameters()})
+    assert sizes[0] == sizes[1]

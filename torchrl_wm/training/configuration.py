@@ -47,7 +47,8 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     _check_options(node)
     make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     if node.get("_partial_", False):
-        return functools.partial(make, *args, **kwargs)
+        # Around Hydra's own partial it would hide what is set, which an algorithm's defaults would replace.
+        return functools.partial(make.func, *make.args, *args, **{**make.keywords, **kwargs})
     _check_missing(node, len(args), kwargs)
     return make(*args, **kwargs)
 
