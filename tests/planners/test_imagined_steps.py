@@ -19,10 +19,10 @@ GAUSSIAN = {"latent": "gaussian", "state_size": 5, **SMALL}
 MODELS = {
     "planet": lambda: make_rssm(*SPECS, style="planet", cell="reset_before", **GAUSSIAN),
     "v1": lambda: make_rssm(*SPECS, style="v1", cell="gru", use_continuation=False, **GAUSSIAN),
+    "categorical": lambda: make_rssm(*SPECS, style="v3", latent="categorical", belief_size=16),
 }
 OTHERS = {
     "identity": lambda: make_identity(*SPECS, units=14),
-    "categorical": lambda: make_rssm(*SPECS, style="v3", latent="categorical", belief_size=16),
     "ensemble": lambda: make_identity(*SPECS, units=14, members=3),
     "muzero": lambda: make_muzero(*SPECS),
 }

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchrl.data import Composite, OneHot, Unbounded
 
+from torchrl_wm.functional.one_hot import one_hot_of_largest
+from torchrl_wm.modules.networks import block_product
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.tree_search import (
     EXECUTORS,
@@ -30,6 +32,7 @@ SIZE = 20
 WEIGHT, BIAS, SCALE = (
     torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in (100, 5, 20)
 )
+BLOCKS = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(4))
 EXPRESSIONS = {
     "relu": F.relu,
     "elu": F.elu,
@@ -79,6 +82,33 @@ EXPRESSIONS = {
     "cat": lambda x: torch.cat([x[:, 7:9], x, x[:, :1]], -1),
     "linear": lambda x: F.linear(x, WEIGHT.view(5, SIZE), BIAS),
     "linear without a bias": lambda x: F.linear(x, WEIGHT.view(5, SIZE)),
+    "linear of a parameter's function": lambda x: F.linear(x, 2 * WEIGHT.view(5, SIZE).flip(0), BIAS),
+    "log": lambda x: (x.abs() + 0.1).log(),
+    "log_softmax": lambda x: F.log_softmax(99 * x, -1),
+    "softmax of fours": lambda x: F.softmax(30 * x.view(-1, 5, 4), -1).flatten(1),
+    "softmax of fives": lambda x: F.softmax(30 * x.view(-1, 4, 5), -1).flatten(1),
+    "one-hot": lambda x: one_hot_of_largest(x),
+    "one-hot of fours": lambda x: one_hot_of_largest(x.view(-1, 5, 4)).flatten(1),
+    "one-hot of fives": lambda x: one_hot_of_largest(x.view(-1, 4, 5)).flatten(1),
+    "first of equals": lambda x: one_hot_of_largest(x.sign().view(-1, 5, 4)).flatten(1),
+    "first of equal fives": lambda x: one_hot_of_largest(x.sign().view(-1, 4, 5)).flatten(1),
+    "clamp": lambda x: x.clamp(-SCALE.abs(), SCALE.abs()),
+    "less than a value": lambda x: (x < x.flip(-1)).to(x.dtype),
+    "blocks": lambda x: block_product(x, BLOCKS),
+    "blocks with a bias": lambda x: (
+        torch.baddbmm(BLOCKS[:, :1], x.view(-1, 4, 5).transpose(0, 1), BLOCKS)
+        .sigmoid().mul(2).transpose(0, 1).flatten(1)
+    ),
+    "narrow blocks before a value": lambda x: (
+        lambda y: torch.cat([block_product(x, BLOCKS[:, :, :3]), y * y], -1)
+    )(x.tanh()),
+    "part of a softmax before a value": lambda x: (
+        lambda y: torch.cat([x.softmax(-1)[:, :2], y], -1)
+    )(x.tanh()),
+    "part of a one-hot before a value": lambda x: (
+        lambda y: torch.cat([one_hot_of_largest(x)[:, :2], y], -1)
+    )(x.tanh()),
+    "blocks of a parameter's function": lambda x: block_product(x, 1 - BLOCKS.exp()),
     "ones_like": lambda x: x + torch.ones_like(x),
     "full_like": lambda x: x * torch.full_like(x, 3.0),
 }  # fmt: skip
@@ -141,6 +171,24 @@ def muzero(std=0.2, **options):
     return DiscreteDynamics(TensorModel(model, 0.99), 0.99)
 
 
+def test_functions_of_parameters_follow_training():
+    weight = torch.randn(SIZE, SIZE)
+
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        return x @ (2 * weight.t()).exp() + (weight.t() * 3)[0]
+
+    index, few = torch.arange(3), memory(1, SIZE)
+    program = Program(function, (index, index, *few, few[0].clone()))
+    for _ in range(2):
+        program.refresh()
+        found = program(index, index, memory(2, SIZE), 3)
+        expected = function(index, index, *memory(2, SIZE), torch.empty(3, SIZE))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        weight.mul_(-0.5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 20), st.booleans(), st.integers(0, 99))
 def test_a_search_that_never_leaves_the_loop_makes_the_trees_of_the_reference(
@@ -200,8 +248,15 @@ def test_a_nan_is_named_and_not_swallowed_by_an_activation(rule, after):
     "after, reason",
     [(torch.cumsum, "cumsum"), (lambda x: x[WEIGHT[: len(x)].argsort()], "alone"),
      (lambda x: x - x.mean(0), "dimension"), (lambda x: x @ x.T @ x, "permute"),
-     (lambda x: x**3, "power"), (lambda x: x.reshape(-1, 4, 2).flatten(1) * 1, "as"),
-     (lambda x: x + WEIGHT[:8].exp(), "parameters alone"), (lambda x: x.double().float(), "type")],
+     (lambda x: x**3, "power"), (lambda x: x.reshape(2 * len(x), 4).view(-1, 8) * 1, "as"),
+     (lambda x: x + WEIGHT[:8].clone().mul_(2), "mul_.Tensor of parameters alone"),
+     (lambda x: x + WEIGHT[:8].sort()[0], "sort.default of parameters alone"),
+     (lambda x: x.double().float(), "type"),
+     (lambda x: F.one_hot(x.argmax(-1), 8).float(), "keepdim"),
+     (lambda x: (x.argmax(-1, keepdim=True) == torch.arange(8) + 1).float(), "all its indices"),
+     (lambda x: x.view(-1, 2, 4).transpose(0, 1).softmax(-1).transpose(0, 1).flatten(1), "blocks before"),
+     (lambda x: x.view(-1, 2, 4).mT.flatten(1), "rows and blocks"),
+     (lambda x: x * x.view(-1, 2, 4).amax(-1).sum(-1, keepdim=True), "dimension")],
 )  # fmt: skip
 def test_what_it_cannot_express_is_traced(after, reason, caplog):
     function = (lambda x: x.cumsum(-1)) if after is torch.cumsum else after
@@ -212,6 +267,16 @@ def test_what_it_cannot_express_is_traced(after, reason, caplog):
     assert evaluator.program is None and reason in caplog.text
     plain = search(model, root, MuZeroRule(), num_simulations=4)
     torch.testing.assert_close(tree["node_values"], plain["node_values"])
+
+
+def test_what_draws_anew_has_no_program():
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        return x + torch.rand(SIZE)
+
+    with pytest.raises(Untranslatable, match="rand.default, which draws anew"):
+        check(function, 40, SIZE)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn import functional as F
 
+from torchrl_wm.functional.one_hot import one_hot_of_largest
 from torchrl_wm.modules.distributions import Prediction
 
 
@@ -52,7 +53,7 @@ class OneHotCategorical(Prediction):
     @property
     def mode(self) -> Tensor:
         """The most probable class, one-hot."""
-        return self._one_hot(self.log_probs)
+        return one_hot_of_largest(self.log_probs)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of one-hot vectors ``[..., n]`` of any dtype: ``[...]``."""
@@ -71,14 +72,11 @@ class OneHotCategorical(Prediction):
     def rsample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
         """A one-hot sample ``[..., n]`` whose gradient is that of the probabilities."""
         noise = self.noise(sample_shape) if noise is None else noise
-        sample = self._one_hot(self.log_probs + noise)
+        sample = one_hot_of_largest(self.log_probs + noise)
         if torch.is_grad_enabled() and self.log_probs.requires_grad:
             probs = self.probs
             sample = sample + (probs - probs.detach())
         return sample
-
-    def _one_hot(self, scores: Tensor) -> Tensor:
-        return F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
 
 
 class DiagonalNormal(Prediction):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.program import Program, agrees, recorded_program
+from torchrl_wm.planners.tree_search.program import FEW, Program, recorded_program
 from torchrl_wm.planners.watched import Watched
 from torchrl_wm.world_models import WorldModel
 
@@ -74,11 +74,9 @@ class ImaginedSteps:
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
     def _record(self, *tensors) -> None:
-        inputs, name = _inputs(*tensors), type(self.model).__name__
+        name = type(self.model).__name__
         with torch.inference_mode(False), torch.no_grad():
-            self._program = recorded_program(self._step, inputs, name)
-            if self._program and not agrees(self._program, self._step, inputs, name):
-                self._program = None
+            self._program = recorded_program(self._step, _inputs(*tensors), name)
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""
@@ -97,7 +95,8 @@ class ImaginedSteps:
 
 def _inputs(action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs that a program is recorded with: rows, latents, and places for the following ones."""
-    index, tensors = torch.arange(len(action)), [_own(x) for x in (action, noise, *latents)]
+    tensors = [_own(x[:FEW]) for x in (action, noise, *latents)]
+    index = torch.arange(len(tensors[0]))
     return index, index, *tensors, *map(torch.clone, tensors)
 
 

@@ -50,17 +50,17 @@ class Code(enum.IntEnum):
     GATHER, LOOKUP, STORE, LINEAR = 0, 1, 2, 3
     COPY, FLIP, SPREAD = 4, 5, 6
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
-    ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS = 15, 16, 17, 18, 19, 20, 21
-    ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE = range(30, 39)
-    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, STANDARDISE = range(40, 46)
+    ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG = 15, 16, 17, 18, 19, 20, 21, 22
+    ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP = range(30, 40)
+    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE = range(40, 47)
 
 
 FIELDS = 7
 (
     GATHER, LOOKUP, STORE, LINEAR, COPY, FLIP, SPREAD,
-    RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS,
-    ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE,
-    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, STANDARDISE,
+    RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG,
+    ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP,
+    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE,
 ) = (int(code) for code in Code)  # fmt: skip
 
 
@@ -110,6 +110,18 @@ def follow(network, rows, actions, noise, latents, out):
     for step in range(out.shape[0]):
         inputs = actions[step], noise[step], *latents
         run(network, rows, rows, inputs, rows[0], out[step])
+
+
+@compiled
+def unroll(network, index, begin, end, memory, out):
+    """Rows ``begin ... end - 1`` of ``out [H, N, C]``, step by step: the states of all steps are kept.
+
+    ``memory`` holds arrays ``[(H + 1) N, S]``, time first; ``index`` counts their rows.
+    """
+    steps, count, _ = out.shape
+    for step in range(steps):
+        rows = index[step * count + begin : step * count + end]
+        run(network, rows, rows, memory, (step + 1) * count + begin, out[step, begin:end])
 
 
 @views
@@ -400,6 +412,8 @@ def rare(instruction, scratch, rows):
                 out[j] = ONE / np.sqrt(x[j])
             elif kind == NEGATE:
                 out[j] = -x[j]
+            elif kind == LOG:
+                out[j] = np.log(x[j])
             else:
                 size = ONE if x[j] > ZERO else x[j]
                 out[j] = -ONE if x[j] < ZERO else size
@@ -492,7 +506,7 @@ def compare(instruction, scratch, rows):
 
 @faithful
 def combine(instruction, scratch, rows):
-    """Functions of two numbers (comparisons give 1 or 0), and a choice."""
+    """Functions of two numbers (comparisons give 1 or 0), and of three."""
     kind = instruction[0]
     if kind == ADD:
         add(instruction, scratch, rows)
@@ -504,8 +518,10 @@ def combine(instruction, scratch, rows):
         divide(instruction, scratch, rows)
     elif kind < WHERE:
         compare(instruction, scratch, rows)
-    else:
+    elif kind == WHERE:
         choose(instruction, scratch, rows)
+    else:
+        interpolate(instruction, scratch, rows)
 
 
 @faithful
@@ -517,6 +533,17 @@ def choose(instruction, scratch, rows):
         other = _columns(scratch, row, instruction[6], instruction[2])
         for j in range(out.shape[0]):
             out[j] = y[j] if x[j] != ZERO else other[j]
+
+
+@faithful
+def interpolate(instruction, scratch, rows):
+    """From the first number towards the second, by the share that the third tells."""
+    for row in range(rows):
+        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
+        y = second(instruction, scratch, row)
+        share = _columns(scratch, row, instruction[6], instruction[2])
+        for j in range(out.shape[0]):
+            out[j] = x[j] + share[j] * (y[j] - x[j])
 
 
 @faithful_sums
@@ -535,7 +562,15 @@ def reduce(instruction, scratch, row):
             high = maximum(high, x[j])
         out[0] = high
     elif kind == SOFTMAX:
-        softmax_into(out, x)
+        if instruction[6] == 4:
+            softmax_of_fours(out, x)
+        else:
+            softmax_of_groups(out, x, instruction[6])
+    elif kind == ONE_HOT:
+        if instruction[6] == 4:
+            one_hot_of_fours(out, x)
+        else:
+            one_hot_of_groups(out, x, instruction[6])
     else:
         total = 0.0
         for j in range(width):
@@ -561,6 +596,52 @@ def softmax_into(out, x):
     share = np.float32(1.0 / total)
     for j in range(out.shape[0]):
         out[j] = out[j] * share
+
+
+@faithful_sums
+def softmax_of_groups(out, x, count):
+    """Probabilities of logits, of ``count`` neighbours each."""
+    for begin in range(0, x.shape[0], count):
+        softmax_into(out[begin : begin + count], x[begin : begin + count])
+
+
+@faithful_sums
+def softmax_of_fours(out, x):
+    """The same for 4 neighbours each, whose loops use vector instructions."""
+    for i in range(x.shape[0] // 4):
+        high = maximum(maximum(x[4 * i], x[4 * i + 1]), maximum(x[4 * i + 2], x[4 * i + 3]))
+        out[4 * i], out[4 * i + 1] = x[4 * i] - high, x[4 * i + 1] - high
+        out[4 * i + 2], out[4 * i + 3] = x[4 * i + 2] - high, x[4 * i + 3] - high
+    for j in range(out.shape[0]):
+        out[j] = fused_exp(out[j])
+    for i in range(x.shape[0] // 4):
+        share = ONE / (out[4 * i] + out[4 * i + 1] + out[4 * i + 2] + out[4 * i + 3])
+        for j in range(4):
+            out[4 * i + j] = out[4 * i + j] * share
+
+
+@faithful
+def one_hot_of_groups(out, x, count):
+    """1 at the first largest of ``count`` neighbours each, 0 elsewhere."""
+    for begin in range(0, x.shape[0], count):
+        best = begin
+        for j in range(begin + 1, begin + count):
+            best = j if x[j] > x[best] else best
+        for j in range(begin, begin + count):
+            out[j] = ONE if j == best else ZERO
+
+
+@faithful
+def one_hot_of_fours(out, x):
+    """The same for 4 neighbours each, whose loop uses vector instructions."""
+    for i in range(x.shape[0] // 4):
+        a, b, c, d = x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]
+        high = maximum(maximum(a, b), maximum(c, d))
+        is_a, is_b, is_c = a == high, b == high, c == high
+        out[4 * i] = ONE if is_a else ZERO
+        out[4 * i + 1] = ONE if is_b and not is_a else ZERO
+        out[4 * i + 2] = ONE if is_c and not (is_a or is_b) else ZERO
+        out[4 * i + 3] = ZERO if is_a or is_b or is_c else ONE
 
 
 @faithful_sums

@@ -57,8 +57,8 @@ class _Files(IndexDataCacheFile):
 @functools.cache
 def _announce() -> None:
     logging.getLogger(__name__).warning(
-        "Compiling the loops of searches and plans for this machine, which takes up to half a minute; they "
-        "are kept for the next run."
+        "Compiling the loops of searches, plans and imagination for this machine, which takes up to half a "
+        "minute; they are kept for the next run."
     )
 
 

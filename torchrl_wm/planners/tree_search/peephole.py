@@ -124,7 +124,8 @@ def _fields(line: Sequence[int]) -> list[tuple[int, int]]:
         return [(TARGET, width), (A, width)]
     if kind < Code.LOWEST:
         fields = [(TARGET, width), (A, width), (B, width if line[STEP] else 1)]
-        return [*fields, (MORE, width)] if kind == Code.WHERE else fields
+        return [*fields, (MORE, width)] if kind in (Code.WHERE, Code.LERP) else fields
     if kind == Code.STANDARDISE:
         return [(TARGET, width), (A, width), (MORE, 1)]
-    return [(TARGET, width if kind == Code.SOFTMAX else 1), (A, width)]
+    whole = kind in (Code.SOFTMAX, Code.ONE_HOT)
+    return [(TARGET, width if whole else 1), (A, width)]

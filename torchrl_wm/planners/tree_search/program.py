@@ -21,6 +21,9 @@ from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
 from torchrl_wm.planners.tree_search.peephole import moved, simplify
 
+FEW = 16
+"""Rows to record with: of more, some modules do the same with other operations."""
+
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
 _SHARE = 256  # rows that are worth a thread of their own
@@ -32,7 +35,7 @@ class Untranslatable(Exception):
 
 
 class Columns(NamedTuple):
-    """Where a value ``[R, width]``, or ``[R]``, lies in the rows of the scratch."""
+    """Where a value ``[R, ...]`` of ``width`` numbers a row lies in the rows of the scratch."""
 
     first: int
     width: int
@@ -44,8 +47,9 @@ class Program:
     The function takes ``index [R]``, ``action [R]``, latents ``[*, S]`` and places ``[R, S]`` for the
     following ones, and returns ``[R, C]``, as
     :meth:`~torchrl_wm.planners.tree_search.evaluation.NodeEvaluator.forward` does: MLPs with the
-    usual activations and normalisations, recurrent cells, and anything made of elementwise operations
-    and reductions over the last dimension. Rows must not depend on each other.
+    usual activations and normalisations, recurrent cells, one-hot samples, and anything made of
+    elementwise operations and reductions over the last dimension. Rows must not depend on each other.
+    What is computed of parameters alone is computed again whenever they are read.
 
     Args:
         function (callable): on tensors in single precision on the CPU.
@@ -61,6 +65,7 @@ class Program:
             out = function(*inputs)
         found = recorder.columns(out)
         self.width, self.parameters = found.width, recorder.parameters
+        self.derived = recorder.derived
         code, first = simplify(recorder.code, *found)
         self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
         self.layout[self.layout[:, 0] == instructions.CONSTANT, 2] += recorder.width
@@ -77,6 +82,8 @@ class Program:
         """Reads the parameters again: they may have been trained since."""
         if self.parameters:
             with torch.no_grad():
+                for value, function, arguments, options in self.derived:
+                    value.copy_(function(*arguments, **options))
                 flat = torch.cat([value.reshape(-1) for value in self.parameters])
             instructions.unpack(
                 self.layout, flat.numpy(), self.network.weights, self.network.scratch
@@ -103,22 +110,25 @@ class Program:
 def recorded_program(
     function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
 ) -> Program | None:
-    """The program of a function, or None; the log then gives the reason under ``name``."""
+    """The program of a function, if it gives the same numbers for the inputs that it is recorded with.
+
+    ``None`` where it does not, or cannot be recorded; the log then gives the reason under ``name``.
+    """
     try:
         program = Program(function, inputs)
         if (weights := program.network.weights.size) > _LARGEST:
             raise Untranslatable(f"{weights} weights are too many")
+        _check(program, function, *inputs)
     except Untranslatable as error:
         _LOGGER.info("%s is traced: %s", name, error)
         return None
     return program
 
 
-def agrees(
-    program: Program, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], name: str
-) -> bool:
-    """Whether a program and the function that it was recorded from give the same numbers for some inputs."""
-    index, action, *tensors = inputs
+def _check(
+    program: Program, function: Callable[..., Tensor], index: Tensor, action: Tensor, *tensors
+) -> None:
+    """Compares a program with the function that it was recorded from."""
     # Fresh places: those of the recording hold the function's results, stored by the program or not.
     latents = tensors[: len(tensors) // 2]
     places, memory = [x.clone() for x in latents], [torch.cat([x, x]) for x in latents]
@@ -127,9 +137,7 @@ def agrees(
     try:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     except AssertionError as error:
-        _LOGGER.info("%s is traced: its program gives other numbers: %s", name, error)
-        return False
-    return True
+        raise Untranslatable(f"its program gives other numbers: {error}") from None
 
 
 class _Recorder(TorchDispatchMode):
@@ -144,9 +152,15 @@ class _Recorder(TorchDispatchMode):
             raise Untranslatable("latents that are not matrices in single precision")
         if not all(x.is_cpu for x in inputs):
             raise Untranslatable("latents on another device than the CPU")
+        self.rows = len(self.index)
         self.code: list[tuple[int, ...]] = []
         self.layout: list[tuple[int, ...]] = []
         self.parameters: list[Tensor] = []
+        self.derived: list[tuple] = []  # tensors that follow from parameters, and how
+        self.largest: dict[int, Columns] = {}  # what an index of the largest number refers to
+        self.turned: set[int] = (
+            set()
+        )  # values [blocks, R, n], whose columns are those of [R, blocks, n]
         self.width = self.memory = self.numbers = 0
         self._known: dict[int, Columns] = {}
         self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
@@ -155,13 +169,22 @@ class _Recorder(TorchDispatchMode):
         options = options or {}
         result = function(*arguments, **options)
         try:
-            if not self._is_constant(function, arguments, result):
-                _TRANSLATIONS[function](self, result, *arguments, **options)
+            if not self._is_constant(function, arguments, options, result):
+                self._translate(function, arguments, options, result)
         except KeyError:
             raise Untranslatable(str(function)) from None
         except TypeError as error:
             raise Untranslatable(f"{function} with these options ({error})") from None
         return result
+
+    def _translate(self, function, arguments, options, result) -> None:
+        values = [x for x in _flat(arguments) if isinstance(x, Tensor) and id(x) in self._known]
+        turned = [x for x in values if id(x) in self.turned]
+        if turned and (function not in _OF_BLOCKS or len(turned) < len(values)):
+            raise Untranslatable(f"{function} with blocks before rows")
+        _TRANSLATIONS[function](self, result, *arguments, **options)
+        if turned and function is not aten.transpose.int:
+            self.turned.add(id(result))
 
     # -- where values are --------------------------------------------------------------------------
 
@@ -187,6 +210,10 @@ class _Recorder(TorchDispatchMode):
             if kind == instructions.CONSTANT and first <= found.first < first + width:
                 raise Untranslatable("a constant that is changed in place")  # all rows share it
         return found
+
+    def width_of(self, value: Tensor) -> int:
+        """Numbers in a row of a value ``[R, ...]``."""
+        return value.numel() // self.rows
 
     def number(self, value: float) -> int:
         """The column of a number."""
@@ -224,20 +251,36 @@ class _Recorder(TorchDispatchMode):
         self.memory += count
         return self.memory - count
 
+    def product(self, weight: Tensor, bias: Tensor | None, source: int, target: int) -> None:
+        """Columns from ``source`` on times a weight ``[depth, width]``, written from ``target`` on."""
+        depth, width = weight.shape
+        panels = -(-width // PANEL) * PANEL
+        memory = self.reserve(panels * (depth + 1))
+        self.load(instructions.MATRIX, weight.t(), memory, width, depth)
+        if bias is not None:
+            self.load(instructions.BIAS, bias, memory, width, depth)
+        self.emit(Code.LINEAR, target, panels, source, memory, step=0, more=depth)
+
     def emit(self, code: Code, target: int, width: int, a=0, b=0, step=1, more=0) -> None:
         """One more instruction."""
         self.code.append((int(code), target, width, a, b, step, more))
 
-    def _is_constant(self, function, arguments, result) -> bool:
+    def _is_constant(self, function, arguments, options, result) -> bool:
         """Whether an operation involves only parameters; views of them follow training."""
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            raise Untranslatable(f"{function}, which draws anew every time")
         inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
         rows = self.index, self.action, *self.places
-        if any(id(x) in self._known or _among(x, rows) for x in inputs):
+        if any(id(x) in self._known or id(x) in self.largest or _among(x, rows) for x in inputs):
             return False
+        if inputs and function._schema.is_mutable:
+            raise Untranslatable(f"{function} of parameters alone")
         for value in _flat((result,)):
             shared = [x for x in inputs if _same_storage(x, value)]
             if inputs and not shared:
-                raise Untranslatable(f"{function} of parameters alone")
+                if value is not result:
+                    raise Untranslatable(f"{function} of parameters alone")
+                self.derived.append((value, function, arguments, options))
             self._kept.append(value)
         return True
 
@@ -263,14 +306,14 @@ def _same_storage(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _width(value: Tensor) -> int:
-    """Columns of a value ``[R, width]`` or ``[R]``."""
-    return value.shape[-1] if value.ndim == 2 else 1
-
-
 def _last(value: Tensor, dim) -> None:
     dims = [dim] if isinstance(dim, int) else list(dim)
     if value.ndim != 2 or [d % 2 for d in dims] != [1]:
+        raise Untranslatable(f"dimension {dim} of a tensor of shape {tuple(value.shape)}")
+
+
+def _among_neighbours(value: Tensor, dim: int | None) -> None:
+    if dim is None or value.ndim < 2 or dim % value.ndim != value.ndim - 1:
         raise Untranslatable(f"dimension {dim} of a tensor of shape {tuple(value.shape)}")
 
 
@@ -306,15 +349,30 @@ def _addmm(recorder: _Recorder, result, bias, value, weight):
 
 
 def _product(recorder: _Recorder, result, value, weight, bias=None):
-    x, (depth, width) = recorder.known(value), weight.shape
+    x, (_, width) = recorder.known(value), weight.shape
     if id(weight) in recorder._known or (bias is not None and bias.shape != (width,)):
         raise Untranslatable("a product of two values")
-    found, panels = recorder.place(result, width), -(-width // PANEL)
-    target = recorder.reserve(panels * PANEL * (depth + 1))
-    recorder.load(instructions.MATRIX, weight.t(), target, width, depth)
-    if bias is not None:
-        recorder.load(instructions.BIAS, bias, target, width, depth)
-    recorder.emit(Code.LINEAR, found.first, panels * PANEL, x.first, target, step=0, more=depth)
+    recorder.product(weight, bias, x.first, recorder.place(result, width).first)
+
+
+def _block_product(recorder: _Recorder, result, value, weight):
+    _add_block_product(recorder, result, None, value, weight)
+
+
+def _add_block_product(recorder: _Recorder, result, bias, value, weight):
+    """Values ``[blocks, R, n]`` times a weight ``[blocks, n, m]``: one product for each block."""
+    if id(value) not in recorder.turned or id(weight) in recorder._known:
+        raise Untranslatable("a product of matrices that differ from row to row")
+    x, (blocks, depth, width) = recorder.known(value), weight.shape
+    if bias is not None and bias.shape != (blocks, 1, width):
+        raise Untranslatable(f"blocks with a bias of shape {tuple(bias.shape)}")
+    # A product writes whole panels: those of a narrow block reach into the next one, which comes after it.
+    found = recorder.fresh(blocks * width + PANEL)
+    recorder.alias(result, Columns(found.first, blocks * width))
+    for block in range(blocks):
+        part = None if bias is None else bias[block, 0]
+        source, target = x.first + block * depth, found.first + block * width
+        recorder.product(weight[block], part, source, target)
 
 
 def _cat(recorder: _Recorder, result, parts, dim=0):
@@ -355,10 +413,8 @@ def _lerp(recorder: _Recorder, result, start, end, weight):
     x, y, share = map(recorder.known, (start, end, weight))
     if len({x.width, y.width, share.width}) > 1:
         raise Untranslatable("lerp of different widths")
-    difference, part = recorder.fresh(x.width), recorder.fresh(x.width)
-    recorder.emit(Code.SUBTRACT, *difference, y.first, x.first)
-    recorder.emit(Code.MULTIPLY, *part, difference.first, share.first)
-    recorder.emit(Code.ADD, *recorder.place(result, x.width), part.first, x.first)
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.LERP, *found, x.first, y.first, more=share.first)
 
 
 def _clone(recorder: _Recorder, result, value, **options):
@@ -373,7 +429,7 @@ def _binary(code: Code, in_place: bool = False, swapped: bool = False):
         if swapped:
             one, other = other, one
         x, y = (_operand(recorder, result, value) for value in (one, other))
-        width = _width(result)
+        width = recorder.width_of(result)
         if x.width != width:
             x = _spread(recorder, x, width)
         found = recorder.changed(one) if in_place else recorder.place(result, width)
@@ -390,7 +446,7 @@ def _operand(recorder: _Recorder, result: Tensor, value) -> Columns:
     found = recorder.columns(value)
     if known and value.ndim != result.ndim:
         raise Untranslatable("tensors with different numbers of dimensions")
-    width = _width(result)
+    width = recorder.width_of(result)
     if found.width not in (1, width):
         raise Untranslatable(f"shapes {tuple(value.shape)} and {tuple(result.shape)} together")
     return found
@@ -409,7 +465,7 @@ def _power(recorder: _Recorder, result, value, exponent):
 
 
 def _where(recorder: _Recorder, result, condition, one, other):
-    width = _width(result)
+    width = recorder.width_of(result)
     found = [_operand(recorder, result, value) for value in (condition, one, other)]
     found = [x if x.width == width else _spread(recorder, x, width) for x in found]
     target = recorder.place(result, width)
@@ -428,9 +484,48 @@ def _reduce(code: Code):
 
 
 def _softmax(recorder: _Recorder, result, value, dim, half_to_float):
+    _among_neighbours(value, dim)
+    x = recorder.known(value)
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.SOFTMAX, *found, x.first, more=value.shape[-1])
+
+
+def _log_softmax(recorder: _Recorder, result, value, dim, half_to_float):
     _last(value, dim)
     x = recorder.known(value)
-    recorder.emit(Code.SOFTMAX, *recorder.place(result, x.width), x.first)
+    (high, _), (total, _), (log, _) = (recorder.fresh(1) for _ in range(3))
+    below, powers = recorder.fresh(x.width), recorder.fresh(x.width)
+    recorder.emit(Code.HIGHEST, high, x.width, x.first)
+    recorder.emit(Code.SUBTRACT, *below, x.first, high, step=0)
+    recorder.emit(Code.EXP, *powers, below.first)
+    recorder.emit(Code.SUM, total, x.width, powers.first)
+    recorder.emit(Code.LOG, log, 1, total)
+    recorder.emit(Code.SUBTRACT, *recorder.place(result, x.width), below.first, log, step=0)
+
+
+def _argmax(recorder: _Recorder, result, value, dim=None, keepdim=False):
+    _among_neighbours(value, dim)
+    if not keepdim:
+        raise Untranslatable("argmax without keepdim")
+    recorder.largest[id(result)] = recorder.known(value)
+    recorder._kept.append(result)
+
+
+def _equal(recorder: _Recorder, result, one, other):
+    """The index of the largest number compared with all indices: one-hot."""
+    x, count = recorder.largest.get(id(one)), result.shape[-1]
+    if x is None or not torch.equal(other, torch.arange(count)):
+        raise Untranslatable("eq of anything but an argmax and all its indices")
+    recorder.emit(Code.ONE_HOT, *recorder.place(result, x.width), x.first, more=count)
+
+
+def _clamp(recorder: _Recorder, result, value, low=None, high=None):
+    x = recorder.known(value)
+    for code, bound in ((Code.LARGER, low), (Code.SMALLER, high)):
+        if bound is not None:
+            y, before, x = _operand(recorder, result, bound), x, recorder.fresh(x.width)
+            recorder.emit(code, *x, before.first, y.first, int(y.width == x.width))
+    recorder.alias(result, x)
 
 
 def _layer_norm(recorder: _Recorder, results, value, shape, weight, bias, epsilon):
@@ -476,9 +571,17 @@ def _split(recorder: _Recorder, results, value, sizes, dim=0):
 
 def _reshape(recorder: _Recorder, result, value, *_):
     x = recorder.known(value)
-    if len(result) != len(value) or result.ndim > 2 or result.numel() != len(value) * x.width:
+    if len(result) != recorder.rows or result.numel() != recorder.rows * x.width:
         raise Untranslatable(f"{tuple(value.shape)} as {tuple(result.shape)}")
     recorder.alias(result, x)
+
+
+def _transpose(recorder: _Recorder, result, value, one, other):
+    if value.ndim != 3 or {one % 3, other % 3} != {0, 1}:
+        raise Untranslatable("a transposition of anything but rows and blocks")
+    recorder.alias(result, recorder.known(value))
+    if id(value) not in recorder.turned:
+        recorder.turned.add(id(result))
 
 
 def _convert(recorder: _Recorder, result, value, **options):
@@ -489,7 +592,7 @@ def _convert(recorder: _Recorder, result, value, **options):
 
 def _filled(number: float):
     def translate(recorder: _Recorder, result, value, *_, **options):
-        width = _width(result)
+        width = recorder.width_of(result)
         recorder.alias(result, recorder.columns(torch.full((width,), number)))
 
     return translate
@@ -504,6 +607,8 @@ _TRANSLATIONS: dict = {
     aten.copy_.default: _copy_,
     aten.addmm.default: _addmm,
     aten.mm.default: _product,
+    aten.bmm.default: _block_product,
+    aten.baddbmm.default: _add_block_product,
     aten.cat.default: _cat,
     aten.relu.default: _unary(Code.RELU),
     aten.elu.default: _elu,
@@ -516,6 +621,7 @@ _TRANSLATIONS: dict = {
     aten.sigmoid.default: _unary(Code.SIGMOID),
     aten.sigmoid_.default: _unary(Code.SIGMOID, in_place=True),
     aten.exp.default: _unary(Code.EXP),
+    aten.log.default: _unary(Code.LOG),
     aten.abs.default: _unary(Code.ABS),
     aten.neg.default: _unary(Code.NEGATE),
     aten.sqrt.default: _unary(Code.SQRT),
@@ -533,8 +639,11 @@ _TRANSLATIONS: dict = {
     aten.minimum.default: _binary(Code.SMALLER),
     aten.clamp_min.default: _binary(Code.LARGER),
     aten.clamp_max.default: _binary(Code.SMALLER),
+    aten.clamp.Tensor: _clamp,
     aten.lt.Scalar: _binary(Code.LESS),
+    aten.lt.Tensor: _binary(Code.LESS),
     aten.eq.Scalar: _binary(Code.EQUAL),
+    aten.eq.Tensor: _equal,
     aten.pow.Tensor_Scalar: _power,
     aten.where.self: _where,
     aten.amin.default: _reduce(Code.LOWEST),
@@ -542,6 +651,8 @@ _TRANSLATIONS: dict = {
     aten.sum.dim_IntList: _reduce(Code.SUM),
     aten.mean.dim: _reduce(Code.MEAN),
     aten._softmax.default: _softmax,
+    aten._log_softmax.default: _log_softmax,
+    aten.argmax.default: _argmax,
     aten.native_layer_norm.default: _layer_norm,
     aten.flip.default: _flip,
     aten.slice.Tensor: _slice,
@@ -555,8 +666,22 @@ _TRANSLATIONS: dict = {
     aten.squeeze.dim: _reshape,
     aten.detach.default: _reshape,
     aten.alias.default: _reshape,
+    aten.transpose.int: _transpose,
     aten._to_copy.default: _convert,
     aten.zeros_like.default: _filled(0.0),
     aten.ones_like.default: _filled(1.0),
     aten.full_like.default: _full_like,
 }
+
+_OF_BLOCKS = {
+    aten.transpose.int,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.lerp.Tensor,
+}
+"""What takes values whose blocks come before the rows."""
