@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.pieces import in_pieces
+from torchrl_wm.objectives.rollout import Rollout
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
@@ -79,6 +80,7 @@ class Imagination(nn.Module):
         self.world_model, self.actor, self.critic = world_model, actor, critic
         self.horizon, self.discount = horizon, discount
         self.through_dynamics = through_dynamics
+        self._rollout = Rollout(world_model, actor)
 
     def forward(
         self,
@@ -95,26 +97,43 @@ class Imagination(nn.Module):
             noise (Tensor, optional): noise of the model's draws, ``[N, H, noise size]``.
 
         Returns:
-            TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded) and
-            ``raw_policy``, with the actor's graph (zeros in the last row of both), and ``reward``,
-            ``continuation`` and, with a critic, ``state_value``, ``[..., 1]`` each.
+            TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded; zeros in the last
+            row), ``reward``, ``continuation`` and, with a critic, ``state_value``, ``[..., 1]`` each. Where
+            the actor ran in torch, and not in a program on the CPU, also its outputs ``raw_policy``, with
+            their graph (zeros in the last row).
         """
         policies: list[Tensor] = []
         act = self._acting(policies)
         with torch.set_grad_enabled(self.through_dynamics), _held_out(self.world_model):
             start = latents.select(*self.world_model.latent_keys).detach()
-            trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
-            trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
+            features = self.world_model.features(start).reshape(-1, self.world_model.feature_size)
+            if noise is None:
+                noise = self.world_model.noise((self.horizon, len(features)), features.device)
+                noise = noise.transpose(0, 1)
+            trajectory = self._roll_out(features, noise)
+            if trajectory is None:
+                trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
+                trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
             judged = in_pieces(self._judge, trajectory["features"])
             reward, continuation, *value = judged.split(1, -1)
         if start_continuation is not None:
             continuation = torch.cat([start_continuation.reshape(1, -1, 1), continuation[1:]])
         trajectory.set(keys.REWARD, reward).set(keys.CONTINUATION, continuation)
-        policies = torch.stack([*policies, torch.zeros_like(policies[0])])
-        trajectory.set(keys.RAW_POLICY, policies)
+        if policies:
+            policies = torch.stack([*policies, torch.zeros_like(policies[0])])
+            trajectory.set(keys.RAW_POLICY, policies)
         if value:
             trajectory.set(keys.STATE_VALUE, value[0])
         return trajectory
+
+    def _roll_out(self, features: Tensor, noise: Tensor) -> TensorDict | None:
+        """``features`` and ``action``, ``[H + 1, N]``, where a program can predict them."""
+        found = None if self.through_dynamics else self._rollout(features, noise.transpose(0, 1))
+        if found is None:
+            return None
+        features, actions = found
+        actions = torch.cat([actions, torch.zeros_like(actions[:1])])
+        return TensorDict({"features": features, keys.ACTION: actions}, features.shape[:2])
 
     def compile_steps(self, **options) -> None:
         """Compiles the actor, and the heads on the imagined states.

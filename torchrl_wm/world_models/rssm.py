@@ -155,6 +155,11 @@ class RSSM(WorldModel):
         projected = self.cell.project_action(action)
         return self._advance(*latents, projected, noise, self.cell.weights())
 
+    def predict_features(self, features: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """One step of imagination."""
+        # An actor may propose what only its clipped form was collected with.
+        return super().predict_features(features, self.action_encoding.clip(action), noise)
+
     def predict_prior(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> tuple[LatentTensors, Statistics]:
@@ -188,7 +193,6 @@ class RSSM(WorldModel):
 
     def _imagine_step(self, features, action, noise, cell_weights) -> Tensor:
         belief, state = features.split(list(self.latent_sizes.values()), -1)
-        # An actor may propose what only its clipped form was collected with.
         projected = self.cell.project_action(self.action_encoding.clip(action))
         return torch.cat(self._advance(belief, state, projected, noise, cell_weights), -1)
 

@@ -297,6 +297,11 @@ class WorldModel(TensorDictModuleBase):
         """One step of prediction on plain tensors ``[N, size]``; every family implements it."""
         raise NotImplementedError
 
+    def predict_features(self, features: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """One step of imagination: features ``[N, feature_size]`` to the following ones."""
+        latents = features.split(list(self.latent_sizes.values()), -1)
+        return torch.cat(self.predict_tensors(latents, action, noise), -1)
+
     def predict_prior(
         self, latents: LatentTensors, action: Tensor, noise: Tensor
     ) -> tuple[LatentTensors, Statistics]:

@@ -1,0 +1,195 @@
+"""Imagination in a program equals that of the modules, and follows training."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiOneHot,
+    OneHot,
+    Unbounded,
+)
+
+from torchrl_wm.modules import TwoHotHead, actor_head
+from torchrl_wm.objectives import ActorLoss, Imagination, Reinforce, align_v3
+from torchrl_wm.world_models import make_identity, make_rssm
+
+OBSERVATIONS = Composite(observation=Unbounded(3))
+ACTIONS = {
+    "continuous": Bounded(-1, 1, (2,)),
+    "one-hot": OneHot(3),
+    "index": Categorical(5),
+    "two choices": MultiOneHot([3, 4]),
+    "binary": Binary(4),
+    "several": Composite(arm=Bounded(-1, 1, (2,)), gear=Categorical(3)),
+}
+MODELS = {
+    "v3": {"style": "v3", "belief_size": 128, "units": 24, "hidden_size": 20, "classes": 4},
+    "v3 with narrow blocks": {"style": "v3", "belief_size": 24, "units": 9, "classes": 5},
+    "v2": {"style": "v2", "cell": "layer_norm", "state_size": 5, "classes": 8, "belief_size": 30},
+    "v1": {"style": "v1", "cell": "gru", "latent": "gaussian", "belief_size": 30},
+    "planet": {"style": "planet", "latent": "gaussian", "belief_size": 30, "cell": "reset_before"},
+}
+HORIZON, ROWS = 12, 67
+
+
+def make(action="continuous", model="v3", **options):
+    torch.manual_seed(0)
+    spec = ACTIONS[action]
+    spec = spec if isinstance(spec, Composite) else Composite(action=spec)
+    made = make_rssm(OBSERVATIONS, spec, **MODELS[model])
+    actor = actor_head(spec, made.feature_size, layers=2, units=24, norm="rms")
+    for parameter in actor.parameters():
+        nn.init.normal_(parameter, std=0.3)  # actions beyond the bounds, and far from uniform
+    return Imagination(made, actor, None, HORIZON, discount=0.99, **options)
+
+
+def inputs(imagine, rows=ROWS):
+    latents = imagine.world_model.initial([rows])
+    latents.apply_(lambda x: x.uniform_(-1, 1))
+    return latents, imagine.world_model.noise((rows, HORIZON))
+
+
+def in_steps(imagine, latents, noise, draws):
+    """The same in the modules, from the same draws of the actor."""
+    draws = iter(draws)
+    act = lambda features: imagine.actor(features).rsample(noise=next(draws))
+    with torch.no_grad():
+        return imagine.world_model.imagine(latents, act, HORIZON, noise=noise).transpose(0, 1)
+
+
+def assert_equals_the_modules(imagine):
+    latents, noise = inputs(imagine)
+    torch.manual_seed(1)
+    found = imagine(latents, noise=noise)
+    assert imagine._rollout._program is not None
+    torch.manual_seed(1)
+    draws = imagine._rollout._draws(imagine.world_model.features(latents), HORIZON)
+    expected = in_steps(imagine, latents, noise, draws)
+    for key in ("features", "action"):
+        torch.testing.assert_close(found[key], expected[key].float(), rtol=1e-4, atol=1e-5)
+    assert found["features"].std(0).mean() > 0.05 and "raw_policy" not in found.keys()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("model", MODELS)
+def test_features_and_actions_are_those_of_the_modules(model, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_equals_the_modules(make(model=model))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_kind_of_action(action):
+    assert_equals_the_modules(make(action))
+
+
+def test_training_is_seen():
+    imagine = make()
+    assert_equals_the_modules(imagine)
+    program = imagine._rollout._program
+    with torch.no_grad():
+        for parameter in imagine.parameters():
+            parameter.mul_(0.8).add_(0.01)
+    assert_equals_the_modules(imagine)
+    assert imagine._rollout._program is program
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_and_replaced_parameters(copied):
+    imagine = make("one-hot")
+    assert_equals_the_modules(imagine)
+    other = copied(imagine)
+    assert other._rollout._program is None and other._rollout.actor is other.actor
+    other.actor.out = copy.deepcopy(other.actor.out)
+    nn.init.normal_(other.actor.out.weight)
+    for module in (other, imagine):
+        assert_equals_the_modules(module)
+
+
+def test_feed_forward_models_imagine_as_before():
+    spec = Composite(action=Bounded(-1, 1, (2,)))
+    model = make_identity(OBSERVATIONS, spec, units=14)
+    actor = actor_head(spec, model.feature_size, layers=1, units=8)
+    imagine = Imagination(model, actor, None, HORIZON, discount=0.99)
+    found = imagine(inputs(imagine)[0])
+    assert found.shape == (HORIZON + 1, ROWS)
+
+
+class Cumulative(nn.Module):
+    """An actor with an operation that no program has."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head, self.output = head, head.output
+
+    def raw(self, features):
+        return self.head.raw(features.cumsum(-1) / 9)
+
+    def forward(self, features):
+        return self.output(self.raw(features))
+
+
+def test_where_there_is_no_program_the_modules_run():
+    imagine = make()
+    latents, _ = inputs(imagine)
+    small = imagine(latents[:3])
+    assert imagine._rollout._program is None and "raw_policy" in small.keys()
+    odd = Imagination(imagine.world_model, Cumulative(imagine.actor), None, HORIZON, discount=0.99)
+    assert odd(latents)["raw_policy"].requires_grad and odd._rollout._program is None
+    double = make().double()
+    assert "raw_policy" in double(latents.double()).keys()
+
+
+def test_trained_through_the_dynamics_nothing_is_detached():
+    imagine = make(through_dynamics=True)
+    found = imagine(inputs(imagine)[0])
+    assert found["features"].requires_grad and imagine._rollout._program is None
+
+
+@pytest.mark.parametrize("action", ["continuous", "one-hot"])
+def test_the_actor_learns_the_same(action):
+    """Its loss has the graph from the modules, or makes it from the features of the program."""
+    imagine = make(action)
+    latents, noise = inputs(imagine)
+    trajectory = imagine(latents, noise=noise)
+    trajectory["state_value"] = trajectory["features"][..., :1].sin()
+    rows, _ = align_v3(trajectory, 0.95, 1.0)
+    with_graph = rows.clone().set("raw_policy", imagine.actor.raw(rows["features"]))
+    loss, gradients = ActorLoss(imagine.actor, Reinforce(), entropy_scale=0.1), []
+    for each in (rows, with_graph):
+        imagine.actor.zero_grad()
+        loss(each)["loss_actor"].backward()
+        gradients.append([p.grad.clone() for p in imagine.actor.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    assert max(x.abs().max() for x in gradients[0]) > 1e-4
+
+
+def test_autocast_does_not_round_the_program():
+    latents, noise = inputs(make())
+    results = []
+    for enabled in (False, True):
+        imagine = make()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.append(imagine(latents, noise=noise)["features"])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_values_of_a_critic_are_those_of_the_features():
+    imagine = make()
+    critic = TwoHotHead(imagine.world_model.feature_size, layers=1, units=8, out_scale=1.0)
+    imagine.critic = critic
+    found = imagine(inputs(imagine)[0])
+    torch.testing.assert_close(found["state_value"], critic(found["features"]).mean)
+    assert not found["action"][-1].any()
