@@ -117,7 +117,8 @@ class DreamerV3(Dreamer):
             ``None``. Defaults to ``None``.
         actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``3``.
         bins (int, optional): bins of rewards and values. Defaults to ``255``.
-        precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products.
+        precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products; on a CPU those
+            of single steps stay in float32, which is faster there.
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
         cuda_graph (bool, optional): on a GPU, capture losses and gradients in a CUDA graph in the third
             update, which then launches their thousands of small operations at once. All batches must have

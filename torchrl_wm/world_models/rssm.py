@@ -101,11 +101,13 @@ class RSSM(WorldModel):
         inputs = self._project(*(x.transpose(0, 1) for x in (tokens, action, is_init, noise)))
         weights = self.cell.weights(), self.posterior.weights()
         beliefs, states, raws = [], [], []
-        for some in zip(*(x.split(_TOGETHER) for x in inputs), strict=True):
-            steps = self._observe_steps(*carry, *some, *weights)
-            for whole, part in zip((beliefs, states, raws), steps, strict=True):
-                whole.extend(part)
-            carry = beliefs[-1], states[-1]
+        # The few rows of a step take longer on a CPU in lower precision, with its conversions.
+        with torch.autocast("cpu", enabled=False):
+            for some in zip(*(x.split(_TOGETHER) for x in inputs), strict=True):
+                steps = self._observe_steps(*carry, *some, *weights)
+                for whole, part in zip((beliefs, states, raws), steps, strict=True):
+                    whole.extend(part)
+                carry = beliefs[-1], states[-1]
         # No carry depends on the prior's parameters: one batched product for the whole sequence.
         beliefs = torch.stack(beliefs, 1)
         statistics = {
