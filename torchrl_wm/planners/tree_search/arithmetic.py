@@ -78,6 +78,19 @@ def _extreme(name: str):
 minimum, maximum = _extreme("llvm.minnum"), _extreme("llvm.maxnum")
 
 
+def _polynomial(r):
+    """``e ** r`` near 0."""
+    series = C0 * r + C1
+    series = series * r + C2
+    series = series * r + C3
+    series = series * r + C4
+    series = series * r + C5
+    return series * r * r + r + ONE
+
+
+polynomial, fused_polynomial = inlined(_polynomial), _fused(_polynomial)
+
+
 def _exp(x):
     """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`, for ``x <= 0`` or NaN."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
@@ -89,13 +102,8 @@ def _exp(x):
     exponent = exponent - ONE_MORE if below else exponent
     r = x - n * LN2_HIGH
     r = r - n * LN2_LOW
-    series = C0 * r + C1
-    series = series * r + C2
-    series = series * r + C3
-    series = series * r + C4
-    series = series * r + C5
     power = np.int32((exponent + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
-    return (series * r * r + r + ONE) * power
+    return polynomial(r) * power
 
 
 exp = inlined(_exp)
@@ -105,20 +113,13 @@ exp = inlined(_exp)
 def fused_exp(x):
     """The same in fewer operations, which round differently: for models."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
-    shifted = x * LOG2_E + SHIFTER  # of numbers so large the last bit counts ones
+    shifted = x * LOG2_E + SHIFTER  # the last bit of a number so large counts ones
     n = shifted - SHIFTER
     r = x - n * LN2_HIGH
     r = r - n * LN2_LOW
-    series = C0 * r + C1
-    series = series * r + C2
-    series = series * r + C3
-    series = series * r + C4
-    series = series * r + C5
-    exponent = (
-        np.float32(shifted).view(np.int32) + EXPONENT_BIAS
-    )  # of the shift's own bits none remains
-    power = np.int32(exponent << EXPONENT_SHIFT).view(np.float32)
-    return (series * r * r + r + ONE) * power
+    exponent = np.float32(shifted).view(np.int32) + EXPONENT_BIAS
+    power = np.int32(exponent << EXPONENT_SHIFT).view(np.float32)  # the shifter's bits are gone
+    return fused_polynomial(r) * power
 
 
 @inlined

@@ -524,26 +524,33 @@ def combine(instruction, scratch, rows):
         interpolate(instruction, scratch, rows)
 
 
-@faithful
-def choose(instruction, scratch, rows):
-    """The second number where the first is not 0, the third elsewhere."""
-    for row in range(rows):
-        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
-        y = second(instruction, scratch, row)
-        other = _columns(scratch, row, instruction[6], instruction[2])
-        for j in range(out.shape[0]):
-            out[j] = y[j] if x[j] != ZERO else other[j]
+def _of_three(function):
+    """An instruction that applies ``function`` to three numbers at a time."""
+
+    @faithful_around(function)
+    def carry_out(instruction, scratch, rows):
+        for row in range(rows):
+            out, x = results(instruction, scratch, row), first(instruction, scratch, row)
+            y = second(instruction, scratch, row)
+            z = _columns(scratch, row, instruction[6], instruction[2])
+            for j in range(out.shape[0]):
+                out[j] = function(x[j], y[j], z[j])
+
+    return carry_out
 
 
-@faithful
-def interpolate(instruction, scratch, rows):
-    """From the first number towards the second, by the share that the third tells."""
-    for row in range(rows):
-        out, x = results(instruction, scratch, row), first(instruction, scratch, row)
-        y = second(instruction, scratch, row)
-        share = _columns(scratch, row, instruction[6], instruction[2])
-        for j in range(out.shape[0]):
-            out[j] = x[j] + share[j] * (y[j] - x[j])
+@_of_three
+@faithful_inlined
+def choose(x, y, z):
+    """``y`` where ``x`` is not 0, ``z`` elsewhere."""
+    return y if x != ZERO else z
+
+
+@_of_three
+@faithful_inlined
+def interpolate(x, y, z):
+    """From ``x`` towards ``y``, by the share ``z``."""
+    return x + z * (y - x)
 
 
 @faithful_sums
