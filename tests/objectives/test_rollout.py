@@ -70,7 +70,7 @@ def assert_equals_the_modules(imagine):
     latents, noise = inputs(imagine)
     torch.manual_seed(1)
     found = imagine(latents, noise=noise)
-    assert imagine._rollout._program is not None
+    assert imagine._rollout._followed.program is not None
     torch.manual_seed(1)
     draws = imagine._rollout._draws(imagine.world_model.features(latents), HORIZON)
     expected = in_steps(imagine, latents, noise, draws)
@@ -98,12 +98,12 @@ def test_every_kind_of_action(action):
 def test_training_is_seen():
     imagine = make()
     assert_equals_the_modules(imagine)
-    program = imagine._rollout._program
+    program = imagine._rollout._followed.program
     with torch.no_grad():
         for parameter in imagine.parameters():
             parameter.mul_(0.8).add_(0.01)
     assert_equals_the_modules(imagine)
-    assert imagine._rollout._program is program
+    assert imagine._rollout._followed.program is program
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
@@ -111,7 +111,7 @@ def test_copies_and_replaced_parameters(copied):
     imagine = make("one-hot")
     assert_equals_the_modules(imagine)
     other = copied(imagine)
-    assert other._rollout._program is None and other._rollout.actor is other.actor
+    assert other._rollout._followed.program is None and other._rollout.actor is other.actor
     other.actor.out = copy.deepcopy(other.actor.out)
     nn.init.normal_(other.actor.out.weight)
     for module in (other, imagine):
@@ -145,9 +145,9 @@ def test_where_there_is_no_program_the_modules_run():
     imagine = make()
     latents, _ = inputs(imagine)
     small = imagine(latents[:3])
-    assert imagine._rollout._program is None and "raw_policy" in small.keys()
+    assert imagine._rollout._followed.program is None and "raw_policy" in small.keys()
     odd = Imagination(imagine.world_model, Cumulative(imagine.actor), None, HORIZON, discount=0.99)
-    assert odd(latents)["raw_policy"].requires_grad and odd._rollout._program is None
+    assert odd(latents)["raw_policy"].requires_grad and odd._rollout._followed.program is None
     double = make().double()
     assert "raw_policy" in double(latents.double()).keys()
 
@@ -155,7 +155,7 @@ def test_where_there_is_no_program_the_modules_run():
 def test_trained_through_the_dynamics_nothing_is_detached():
     imagine = make(through_dynamics=True)
     found = imagine(inputs(imagine)[0])
-    assert found["features"].requires_grad and imagine._rollout._program is None
+    assert found["features"].requires_grad and imagine._rollout._followed.program is None
 
 
 @pytest.mark.parametrize("action", ["continuous", "one-hot"])

@@ -56,7 +56,7 @@ def test_returns_are_those_of_the_model(name, discount):
         found, expected = (returns(x, start, horizon) for x in (fast, plain))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(list(start), kept, rtol=0, atol=0)  # a plan changes no state
-    assert fast.steps._program is not None
+    assert fast.steps._followed.program is not None
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -64,7 +64,7 @@ def test_what_no_program_expresses_is_planned_in_as_before(name):
     fast, plain = simulators(OTHERS[name]())
     start = starts(fast.model)
     torch.testing.assert_close(returns(fast, start), returns(plain, start), rtol=1e-4, atol=1e-5)
-    assert fast.steps._program is None
+    assert fast.steps._followed.program is None
 
 
 def test_training_and_moved_parameters_are_seen():
@@ -106,27 +106,36 @@ def test_parameters_are_read_once_for_each_plan(monkeypatch):
 
 def test_parameters_are_read_when_the_plan_began_without_a_program():
     model = MODELS["planet"]()
-    fast, plain = simulators(model)
-    start = starts(model)
-    returns(fast, start)
+    fast, _ = simulators(model)
+    returns(fast, starts(model))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)
-    start = fast.start(dict(zip(model.latent_keys, start, strict=True)))
-    with torch.autocast("cpu", torch.bfloat16):
-        returns(fast, start)
-    torch.testing.assert_close(returns(fast, start), returns(plain, start), rtol=1e-4, atol=1e-5)
-    assert fast.steps._read
+    steps = fast.steps
+    actions, noise, latents = torch.rand(3, 4, 2), torch.rand(3, 4, 5), starts(model, 4)
+    assert steps.program(actions.double(), noise, latents) is None
+    program = steps.program(actions, noise, latents, unchanged=True)
+    found, _, _ = steps(program, actions, noise, latents)
+    expected = model.reward_head(torch.cat(model.unroll(latents, actions, noise), -1)).mean
+    torch.testing.assert_close(found, expected.squeeze(-1), rtol=1e-4, atol=1e-5)
 
 
-def test_double_precision_autocast_and_large_models_go_to_torch(monkeypatch):
+def test_autocast_does_not_round_a_program():
+    fast, _ = simulators(MODELS["planet"]())
+    start, found = starts(fast.model), []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(returns(fast, start))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert fast.steps._followed.program is not None
+
+
+def test_double_precision_and_large_models_go_to_torch(monkeypatch):
     model = MODELS["v1"]()
     fast, _ = simulators(model)
     actions, noise, latents = torch.rand(3, 4, 2), torch.rand(3, 4, 5), starts(model, 4)
     assert fast.steps.program(actions, noise, latents) is not None
     assert fast.steps.program(actions.double(), noise, latents) is None
-    with torch.autocast("cpu", torch.bfloat16):
-        assert fast.steps.program(actions, noise, latents) is None
     monkeypatch.setattr(program_module, "_LARGEST", 10)
     fast, _ = simulators(model)
     assert fast.steps.program(actions, noise, latents) is None
@@ -138,7 +147,7 @@ def test_a_planner_is_pickled_without_its_program():
     first = planner(td.clone())["action"]
     planner.generator.manual_seed(3)
     other = pickle.loads(pickle.dumps(planner))
-    assert other.simulator.steps._program is None
+    assert other.simulator.steps._followed.program is None
     other.generator = planner.generator
     torch.testing.assert_close(other(td.clone())["action"], first)
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl_wm.planners.followed_program import FollowedProgram
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.program import FEW, Program, recorded_program
-from torchrl_wm.planners.watched import Watched
+from torchrl_wm.planners.tree_search.program import Program
 from torchrl_wm.world_models import WorldModel
 
 _SHARE = 2**20  # rows times weights that are worth a thread of their own
@@ -21,8 +21,7 @@ class ImaginedSteps:
 
     A :class:`~torchrl_wm.planners.tree_search.program.Program` executes one step for a few rows at a time,
     which for networks with tens of units takes half the time of recorded operations, and for hundreds nine
-    tenths. It is recorded in the first plan, and again when the parameters are replaced or moved. Models
-    with more than two million weights, and those that no program can express, have none.
+    tenths.
 
     Args:
         model (WorldModel): with a reward head, and perhaps one for the continuation.
@@ -30,9 +29,7 @@ class ImaginedSteps:
 
     def __init__(self, model: WorldModel):
         self.model = model
-        self._program: Program | None = None
-        self._watched = Watched(model)
-        self._read = False
+        self._followed = FollowedProgram(self._step, model)
 
     def program(
         self, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...], unchanged: bool = False
@@ -41,20 +38,7 @@ class ImaginedSteps:
 
         It reads the parameters, unless they are ``unchanged`` since the last call.
         """
-        self._read = self._read and unchanged
-        tensors = (actions, noise, *latents)
-        if torch.is_autocast_enabled("cpu") or any(
-            not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors
-        ):
-            return None
-        if not unchanged and self._watched.changed():
-            self._record(actions[0], noise[0], latents)
-        if self._program is None:
-            return None
-        if not self._read:
-            self._program.refresh()
-        self._read = True
-        return self._program
+        return self._followed(actions[0], noise[0], *latents, unchanged=unchanged)
 
     def __call__(
         self, program: Program, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
@@ -73,11 +57,6 @@ class ImaginedSteps:
         columns = torch.from_numpy(found).unbind(-1)
         return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
 
-    def _record(self, *tensors) -> None:
-        name = type(self.model).__name__
-        with torch.inference_mode(False), torch.no_grad():
-            self._program = recorded_program(self._step, _inputs(*tensors), name)
-
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""
         half, model = len(tensors) // 2, self.model
@@ -88,16 +67,6 @@ class ImaginedSteps:
         features = torch.cat(following, -1)
         heads = [head for head in (model.reward_head, model.continuation_head) if head is not None]
         return torch.cat([head(features).mean for head in heads], -1)
-
-    def __getstate__(self) -> dict:
-        return vars(ImaginedSteps(self.model))
-
-
-def _inputs(action: Tensor, noise: Tensor, latents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs that a program is recorded with: rows, latents, and places for the following ones."""
-    tensors = [_own(x[:FEW]) for x in (action, noise, *latents)]
-    index = torch.arange(len(tensors[0]))
-    return index, index, *tensors, *map(torch.clone, tensors)
 
 
 def _own(x: Tensor) -> Tensor:

@@ -21,9 +21,6 @@ from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
 from torchrl_wm.planners.tree_search.peephole import moved, simplify
 
-FEW = 16
-"""Rows to record with: of more, some modules do the same with other operations."""
-
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
 _SHARE = 256  # rows that are worth a thread of their own

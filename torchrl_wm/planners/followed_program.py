@@ -1,0 +1,66 @@
+"""Programs that follow the training of the modules that they were recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from torchrl_wm.planners.tree_search.program import Program, recorded_program
+from torchrl_wm.planners.watched import Watched
+
+_FEW = 16  # rows to record with: of more, some modules do the same with other operations
+
+
+class FollowedProgram:
+    """The program of a function of rows, with the parameters that its modules have now.
+
+    It is recorded at the first call, and again when parameters are replaced or moved. Its numbers are in
+    single precision, under autocast too. There is none on other devices than the CPU, in double precision,
+    for more than two million weights, and for what no program can express.
+
+    Args:
+        function (callable): what a :class:`~torchrl_wm.planners.tree_search.program.Program` is made of.
+        *modules (nn.Module): all that it reads parameters of; messages name the first.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *modules: nn.Module):
+        self.function, self.modules = function, modules
+        self.program: Program | None = None
+        self._watched = Watched(nn.ModuleList(modules))
+        self._read = False
+
+    def __call__(self, *tensors: Tensor, unchanged: bool = False) -> Program | None:
+        """The program for tensors ``[N, size]``, of which the first few rows are recorded.
+
+        It reads the parameters, unless they are ``unchanged`` since the last call.
+        """
+        self._read = self._read and unchanged
+        if any(not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors):
+            return None
+        if not unchanged and self._watched.changed():
+            self._record(tensors)
+        if self.program is None:
+            return None
+        if not self._read:
+            self.program.refresh()
+        self._read = True
+        return self.program
+
+    def _record(self, tensors: tuple[Tensor, ...]) -> None:
+        # With other rows, once more: where two classes are as likely, draws may differ by the rounding.
+        for rows in (slice(0, _FEW), slice(_FEW, 2 * _FEW)):
+            few = [x[rows].detach().clone(memory_format=torch.contiguous_format) for x in tensors]
+            self.program = self._recorded(few) if len(few[0]) else None
+            if self.program is not None:
+                break
+
+    def _recorded(self, few: list[Tensor]) -> Program | None:
+        index = torch.arange(len(few[0]))
+        inputs, name = (index, index, *few, *map(torch.clone, few)), type(self.modules[0]).__name__
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            return recorded_program(self.function, inputs, name)
+
+    def __getstate__(self) -> dict:
+        return vars(FollowedProgram(self.function, *self.modules))
