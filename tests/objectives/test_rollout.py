@@ -19,8 +19,10 @@ from torchrl.data import (
 )
 
 from torchrl_wm.modules import TwoHotHead, actor_head
+from torchrl_wm.modules.action_distributions import DiagonalNormal
+from torchrl_wm.modules.outputs import Output, TanhNormalOutput
 from torchrl_wm.objectives import ActorLoss, Imagination, Reinforce, align_v3
-from torchrl_wm.world_models import make_identity, make_rssm
+from torchrl_wm.world_models import RSSM, make_identity, make_rssm
 
 OBSERVATIONS = Composite(observation=Unbounded(3))
 ACTIONS = {
@@ -193,3 +195,143 @@ def test_values_of_a_critic_are_those_of_the_features():
     found = imagine(inputs(imagine)[0])
     torch.testing.assert_close(found["state_value"], critic(found["features"]).mean)
     assert not found["action"][-1].any()
+
+
+@pytest.mark.parametrize("shape", [(80, HORIZON), (50, HORIZON)])
+def test_noise_of_other_rows_is_an_error_of_torch(shape):
+    imagine = make()
+    latents, noise = inputs(imagine)
+    imagine(latents, noise=noise)
+    with pytest.raises(RuntimeError):
+        imagine(latents, noise=imagine.world_model.noise(shape))
+    with pytest.raises(RuntimeError):
+        imagine(latents, noise=noise[..., :-4])
+
+
+@pytest.mark.parametrize("part", ["actor", "world_model"])
+def test_replaced_parts_are_used(part):
+    imagine, other = make(), make()
+    assert_equals_the_modules(imagine)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    setattr(imagine, part, getattr(other, part))
+    assert_equals_the_modules(imagine)
+
+
+def test_an_output_without_parameters_is_replaced_too():
+    imagine = make()
+    assert_equals_the_modules(imagine)
+    imagine.actor.output = BoundedElsewhere(2)
+    assert_equals_the_modules(imagine)
+
+
+class BoundedElsewhere(Output):
+    """Actions around 0.5."""
+
+    def __init__(self, size):
+        super().__init__(size, size)
+
+    def forward(self, raw):
+        mean, std = raw.chunk(2, -1)
+        return DiagonalNormal(0.5 + 0.1 * torch.tanh(mean), torch.sigmoid(std))
+
+
+class Odd(nn.Module):
+    """An actor around another one."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head, self.output = head, head.output
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def raw(self, features):
+        return self.head.raw(features)
+
+    def forward(self, features):
+        return self.output(self.raw(features))
+
+
+class ReadsANumber(Odd):
+    def raw(self, features):
+        return self.head.raw(features) * self.scale.item()
+
+
+class DropsOut(Odd):
+    def raw(self, features):
+        return nn.functional.dropout(self.head.raw(features), 0.5, self.training)
+
+
+class TorchOutput(nn.Module):
+    def forward(self, raw):
+        mean, std = raw.chunk(2, -1)
+        return torch.distributions.Independent(torch.distributions.Normal(mean, std.exp()), 1)
+
+
+class NoiseOfAnotherKind(Output):
+    def forward(self, raw):
+        policy = TorchOutput()(raw)
+        policy.noise = 0.3
+        return policy
+
+
+class WithoutNoise(DiagonalNormal):
+    def rsample(self, sample_shape=()):
+        return super().rsample(sample_shape)
+
+
+class OutputWithoutNoise(Output):
+    def forward(self, raw):
+        return WithoutNoise(*raw.chunk(2, -1))
+
+
+@pytest.mark.parametrize("actor", [ReadsANumber, DropsOut])
+def test_actors_that_no_program_expresses_act_in_torch(actor):
+    imagine = make()
+    imagine.actor = actor(imagine.actor)
+    found = imagine(inputs(imagine)[0])
+    assert imagine._rollout._followed.program is None and found["raw_policy"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "output", [TorchOutput(), NoiseOfAnotherKind(2, 2), OutputWithoutNoise(2, 2)]
+)
+def test_distributions_of_other_kinds_act_in_torch(output):
+    imagine = make()
+    imagine.actor.output = output
+    assert "raw_policy" in imagine(inputs(imagine)[0]).keys()
+
+
+def test_an_actor_that_begins_to_train_is_seen():
+    imagine = make()
+    imagine.actor = DropsOut(imagine.actor).eval()
+    assert "raw_policy" not in imagine(inputs(imagine)[0]).keys()
+    imagine.actor.train()
+    assert "raw_policy" in imagine(inputs(imagine)[0]).keys()
+
+
+def test_models_that_imagine_in_another_way_do():
+    class Clamped(RSSM):
+        def _imagine_tensors(self, *inputs):
+            features, actions = super()._imagine_tensors(*inputs)
+            return [x.clamp(-0.01, 0.01) for x in features], actions
+
+    imagine = make()
+    imagine.world_model.__class__ = Clamped
+    assert imagine(inputs(imagine)[0])["features"].abs().max() <= 0.01
+
+
+def test_inference_mode_does_not_matter():
+    imagine = make()
+    latents, noise = inputs(imagine)
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        inside = imagine(latents, noise=noise)["features"]
+    torch.manual_seed(1)
+    torch.testing.assert_close(imagine(latents, noise=noise)["features"], inside)
+    assert imagine._rollout._followed.program is not None
+
+
+def test_tanh_policies_have_programs_too():
+    imagine = make()
+    imagine.actor.output = TanhNormalOutput(2)
+    assert_equals_the_modules(imagine)

@@ -108,6 +108,9 @@ EXPRESSIONS = {
     "part of a one-hot before a value": lambda x: (
         lambda y: torch.cat([one_hot_of_largest(x)[:, :2], y], -1)
     )(x.tanh()),
+    "relu of blocks": lambda x: F.relu(
+        torch.bmm(x.view(-1, 4, 5).transpose(0, 1), BLOCKS).transpose(0, 1)
+    ).flatten(1),
     "blocks of a parameter's function": lambda x: block_product(x, 1 - BLOCKS.exp()),
     "ones_like": lambda x: x + torch.ones_like(x),
     "full_like": lambda x: x * torch.full_like(x, 3.0),
@@ -252,6 +255,10 @@ def test_a_nan_is_named_and_not_swallowed_by_an_activation(rule, after):
      (lambda x: x + WEIGHT[:8].clone().mul_(2), "mul_.Tensor of parameters alone"),
      (lambda x: x + WEIGHT[:8].sort()[0], "sort.default of parameters alone"),
      (lambda x: x.double().float(), "type"),
+     (lambda x: ((x < 0.1) + (x.flip(-1) < 0.1)).float(), "truth values"),
+     (lambda x: x * WEIGHT[0].item(), "alone"),
+     (lambda x: (x.argmax(-1, keepdim=True) == torch.arange(99)).float()[:, :8] * 1, "all its indices"),
+     (lambda x: x - torch.native_layer_norm(x, (8,), None, None, 1e-5)[1], "no instruction computes"),
      (lambda x: F.one_hot(x.argmax(-1), 8).float(), "keepdim"),
      (lambda x: (x.argmax(-1, keepdim=True) == torch.arange(8) + 1).float(), "all its indices"),
      (lambda x: x.view(-1, 2, 4).transpose(0, 1).softmax(-1).transpose(0, 1).flatten(1), "blocks before"),
@@ -353,3 +360,55 @@ def test_what_is_large_is_left_to_torch(monkeypatch, caplog):
         assert (evaluator.program is None) == (largest == 10)
     assert "weights are too many" in caplog.text
     torch.testing.assert_close(trees[1]["node_values"], trees[0]["node_values"])
+
+
+def test_a_relu_of_blocks_is_one_of_all_blocks_where_their_weights_begin_at_zero():
+    weight, index, few = torch.zeros(2, 8, 16), torch.arange(3), memory(1, 16)
+
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        return F.relu(torch.bmm(x.view(-1, 2, 8).transpose(0, 1), weight).transpose(0, 1)).flatten(
+            1
+        )
+
+    program = Program(function, (index, index, *few, few[0].clone()))
+    weight.normal_()
+    program.refresh()
+    found = program(index, index, memory(2, 16), 3)
+    expected = function(index, index, *memory(2, 16), torch.empty(3, 16))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_that_differs_from_row_to_row_has_no_program_even_for_one_row():
+    weight = torch.randn(2, 8, 16)
+
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        x = x.view(-1, 2, 8).transpose(0, 1)
+        return torch.baddbmm(torch.cat([x, x], -1), x, weight).transpose(0, 1).flatten(1)
+
+    for rows in (1, 2):
+        few = memory(rows, 16)
+        index = torch.arange(rows)
+        inputs = index, index, few[0][:rows].clone(), few[0][:rows].clone()
+        assert program.recorded_program(function, inputs, "function") is None
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+@pytest.mark.parametrize("largest", [True, False])
+def test_extremes_of_nan_are_nan(largest, reduced):
+    def function(index, action, latents, places):
+        x = latents.index_select(0, index)
+        places.copy_(x)
+        if reduced:
+            return x.amax(-1, keepdim=True) if largest else x.amin(-1, keepdim=True)
+        return (torch.maximum if largest else torch.minimum)(x, x.flip(-1))
+
+    index, few = torch.arange(2), memory(1, 5)
+    recorded = Program(function, (index, index, few[0][:2].clone(), few[0][:2].clone()))
+    x = torch.tensor([[0.0, 1, 2, 3, torch.nan], [torch.inf, -torch.inf, 0, 1, 2]])
+    found = recorded(index, index, [torch.cat([x, x])], 2)
+    expected = function(index, index, x, torch.empty(2, 5))
+    torch.testing.assert_close(found, expected, equal_nan=True)

@@ -128,7 +128,12 @@ class Imagination(nn.Module):
 
     def _roll_out(self, features: Tensor, noise: Tensor) -> TensorDict | None:
         """``features`` and ``action``, ``[H + 1, N]``, where a program can predict them."""
-        found = None if self.through_dynamics else self._rollout(features, noise.transpose(0, 1))
+        if self.through_dynamics:
+            return None
+        rollout = self._rollout
+        if rollout.world_model is not self.world_model or rollout.actor is not self.actor:
+            rollout = self._rollout = Rollout(self.world_model, self.actor)  # a part was replaced
+        found = rollout(features, noise.transpose(0, 1))
         if found is None:
             return None
         features, actions = found

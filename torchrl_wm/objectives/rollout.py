@@ -6,11 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchrl_wm.modules.distributions import Prediction
+from torchrl_wm.modules.outputs import Output
 from torchrl_wm.planners.followed_program import FollowedProgram
 from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import instructions
 from torchrl_wm.planners.tree_search.program import Program
-from torchrl_wm.world_models import WorldModel
+from torchrl_wm.world_models import RSSM, WorldModel
 
 _FEWEST = 2**9  # rows of all steps for which it is worth recording a program
 _SHARE = 64  # rows that are worth a thread of their own
@@ -39,7 +41,8 @@ class Rollout:
             noise (Tensor): of the model's draws, ``[H, N, noise size]``.
         """
         horizon, rows, _ = noise.shape
-        draws = self._draws(start, horizon) if horizon * rows >= _FEWEST else None
+        worthwhile = horizon * rows >= _FEWEST and _is_stepwise(self.world_model)
+        draws = self._draws(start, horizon) if worthwhile else None
         program = None if draws is None else self._followed(start, draws[0], noise[0])
         if program is None:
             return None
@@ -52,8 +55,11 @@ class Rollout:
     def _draws(self, start: Tensor, horizon: int) -> Tensor | None:
         """Noise of the actor's draws ``[H, N, size]``, if its distributions can make it."""
         output = self.actor.output
+        if not isinstance(output, Output):
+            return None
         policy = output(start.new_zeros(len(start), output.size))
-        return policy.noise((horizon,)) if hasattr(policy, "noise") else None
+        is_ours = isinstance(policy, Prediction) and hasattr(policy, "noise")
+        return policy.noise((horizon,)) if is_ours else None
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Features and noise to the action ``[N, A]``; writes the next features."""
@@ -61,6 +67,13 @@ class Rollout:
         action = self.actor.output(self.actor.raw(features)).rsample(noise=draw)
         tensors[3].copy_(self.world_model.predict_features(features, action, noise))
         return action
+
+
+def _is_stepwise(model: WorldModel) -> bool:
+    """Whether it imagines by nothing but ``predict_features``, again and again."""
+    kind = type(model)
+    known = (WorldModel._imagine_tensors, RSSM._imagine_tensors)
+    return kind.imagine is WorldModel.imagine and kind._imagine_tensors in known
 
 
 def _follow(program: Program, features: np.ndarray, draws: Tensor, noise: Tensor) -> np.ndarray:

@@ -29,7 +29,7 @@ class FollowedProgram:
         self.function, self.modules = function, modules
         self.program: Program | None = None
         self._watched = Watched(nn.ModuleList(modules))
-        self._read = False
+        self._read, self._shapes = False, []
 
     def __call__(self, *tensors: Tensor, unchanged: bool = False) -> Program | None:
         """The program for tensors ``[N, size]``, of which the first few rows are recorded.
@@ -41,8 +41,9 @@ class FollowedProgram:
             return None
         if not unchanged and self._watched.changed():
             self._record(tensors)
-        if self.program is None:
-            return None
+        shapes = [x.shape[1:] for x in tensors]
+        if self.program is None or shapes != self._shapes or len({len(x) for x in tensors}) > 1:
+            return None  # the program's loop checks no bounds: torch says what does not fit
         if not self._read:
             self.program.refresh()
         self._read = True
@@ -50,17 +51,21 @@ class FollowedProgram:
 
     def _record(self, tensors: tuple[Tensor, ...]) -> None:
         # With other rows, once more: where two classes are as likely, draws may differ by the rounding.
+        self.program, self._shapes = None, [x.shape[1:] for x in tensors]
         for rows in (slice(0, _FEW), slice(_FEW, 2 * _FEW)):
-            few = [x[rows].detach().clone(memory_format=torch.contiguous_format) for x in tensors]
-            self.program = self._recorded(few) if len(few[0]) else None
+            few = [x[rows] for x in tensors]
+            self.program = self._recorded(few) if all(map(len, few)) else None
             if self.program is not None:
                 break
 
     def _recorded(self, few: list[Tensor]) -> Program | None:
-        index = torch.arange(len(few[0]))
-        inputs, name = (index, index, *few, *map(torch.clone, few)), type(self.modules[0]).__name__
+        name = type(self.modules[0]).__name__
         with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return recorded_program(self.function, inputs, name)
+            index = torch.arange(len(few[0]))
+            few = [x.detach().clone(memory_format=torch.contiguous_format) for x in few]
+            return recorded_program(
+                self.function, (index, index, *few, *map(torch.clone, few)), name
+            )
 
     def __getstate__(self) -> dict:
         return vars(FollowedProgram(self.function, *self.modules))

@@ -499,9 +499,9 @@ def compare(instruction, scratch, rows):
             elif kind == EQUAL:
                 out[j] = ONE if x[j] == y else ZERO
             elif kind == LARGER:
-                out[j] = y if x[j] < y else x[j]
+                out[j] = x[j] if x[j] > y or x[j] != x[j] else y
             else:
-                out[j] = y if x[j] > y else x[j]
+                out[j] = x[j] if x[j] < y or x[j] != x[j] else y
 
 
 @faithful
@@ -559,15 +559,17 @@ def reduce(instruction, scratch, row):
     kind, x, width = instruction[0], first(instruction, scratch, row), instruction[2]
     out = _columns(scratch, row, instruction[1], width if kind >= SOFTMAX else 1)
     if kind == LOWEST:
-        low = x[0]
+        low, missing = x[0], ZERO
         for j in range(width):
             low = minimum(low, x[j])
-        out[0] = low
+            missing = x[j] if x[j] != x[j] else missing
+        out[0] = missing if missing != missing else low
     elif kind == HIGHEST:
-        high = x[0]
+        high, missing = x[0], ZERO
         for j in range(width):
             high = maximum(high, x[j])
-        out[0] = high
+            missing = x[j] if x[j] != x[j] else missing
+        out[0] = missing if missing != missing else high
     elif kind == SOFTMAX:
         if instruction[6] == 4:
             softmax_of_fours(out, x)
@@ -644,11 +646,13 @@ def one_hot_of_fours(out, x):
     for i in range(x.shape[0] // 4):
         a, b, c, d = x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]
         high = maximum(maximum(a, b), maximum(c, d))
-        is_a, is_b, is_c = a == high, b == high, c == high
-        out[4 * i] = ONE if is_a else ZERO
-        out[4 * i + 1] = ONE if is_b and not is_a else ZERO
-        out[4 * i + 2] = ONE if is_c and not (is_a or is_b) else ZERO
-        out[4 * i + 3] = ZERO if is_a or is_b or is_c else ONE
+        is_b = b == high and a != high
+        is_c = c == high and a != high and b != high
+        is_d = d == high and a != high and b != high and c != high
+        out[4 * i] = ZERO if is_b or is_c or is_d else ONE
+        out[4 * i + 1] = ONE if is_b else ZERO
+        out[4 * i + 2] = ONE if is_c else ZERO
+        out[4 * i + 3] = ONE if is_d else ZERO
 
 
 @faithful_sums

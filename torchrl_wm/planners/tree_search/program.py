@@ -78,7 +78,7 @@ class Program:
     def refresh(self) -> None:
         """Reads the parameters again: they may have been trained since."""
         if self.parameters:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 for value, function, arguments, options in self.derived:
                     value.copy_(function(*arguments, **options))
                 flat = torch.cat([value.reshape(-1) for value in self.parameters])
@@ -116,7 +116,7 @@ def recorded_program(
         if (weights := program.network.weights.size) > _LARGEST:
             raise Untranslatable(f"{weights} weights are too many")
         _check(program, function, *inputs)
-    except Untranslatable as error:
+    except Exception as error:  # a module's own code may do anything; torch then says what is wrong
         _LOGGER.info("%s is traced: %s", name, error)
         return None
     return program
@@ -154,7 +154,8 @@ class _Recorder(TorchDispatchMode):
         self.layout: list[tuple[int, ...]] = []
         self.parameters: list[Tensor] = []
         self.derived: list[tuple] = []  # tensors that follow from parameters, and how
-        self.largest: dict[int, Columns] = {}  # what an index of the largest number refers to
+        self.largest: dict[int, tuple[Columns, int]] = {}  # what an argmax is of, and its classes
+        self.untold: set[int] = set()  # results that no instruction computes
         self.turned: set[int] = (
             set()
         )  # values [blocks, R, n], whose columns are those of [R, blocks, n]
@@ -180,6 +181,10 @@ class _Recorder(TorchDispatchMode):
         if turned and (function not in _OF_BLOCKS or len(turned) < len(values)):
             raise Untranslatable(f"{function} with blocks before rows")
         _TRANSLATIONS[function](self, result, *arguments, **options)
+        for value in _flat((result,)):  # such as the mean beside a layer norm
+            if id(value) not in self._known and id(value) not in self.largest:
+                self.untold.add(id(value))
+                self._kept.append(value)
         if turned and function is not aten.transpose.int:
             self.turned.add(id(result))
 
@@ -188,6 +193,8 @@ class _Recorder(TorchDispatchMode):
     def columns(self, value: Tensor) -> Columns:
         """Where a value lies; a tensor seen for the first time is a parameter or a constant."""
         found = self._known.get(id(value))
+        if id(value) in self.untold:
+            raise Untranslatable("a result that no instruction computes")
         if found is None:
             self._same_for_all_rows(value)
             found = self.place(value, value.numel())
@@ -273,9 +280,9 @@ class _Recorder(TorchDispatchMode):
         if inputs and function._schema.is_mutable:
             raise Untranslatable(f"{function} of parameters alone")
         for value in _flat((result,)):
-            shared = [x for x in inputs if _same_storage(x, value)]
+            shared = isinstance(value, Tensor) and any(_same_storage(x, value) for x in inputs)
             if inputs and not shared:
-                if value is not result:
+                if value is not result or not isinstance(value, Tensor):
                     raise Untranslatable(f"{function} of parameters alone")
                 self.derived.append((value, function, arguments, options))
             self._kept.append(value)
@@ -361,6 +368,8 @@ def _add_block_product(recorder: _Recorder, result, bias, value, weight):
     if id(value) not in recorder.turned or id(weight) in recorder._known:
         raise Untranslatable("a product of matrices that differ from row to row")
     x, (blocks, depth, width) = recorder.known(value), weight.shape
+    if id(bias) in recorder._known:
+        raise Untranslatable("a bias that differs from row to row")
     if bias is not None and bias.shape != (blocks, 1, width):
         raise Untranslatable(f"blocks with a bias of shape {tuple(bias.shape)}")
     # A product writes whole panels: those of a narrow block reach into the next one, which comes after it.
@@ -441,6 +450,8 @@ def _binary(code: Code, in_place: bool = False, swapped: bool = False):
         width = recorder.width_of(result)
         if x.width != width:
             x = _spread(recorder, x, width)
+        if result.dtype == torch.bool and code < Code.LESS:
+            raise Untranslatable("arithmetic of truth values")
         found = recorder.changed(one) if in_place else recorder.place(result, width)
         recorder.emit(code, *found, x.first, y.first, int(y.width == width))
         recorder.alias(result, found)
@@ -516,13 +527,13 @@ def _argmax(recorder: _Recorder, result, value, dim=None, keepdim=False):
     _among_neighbours(value, dim)
     if not keepdim:
         raise Untranslatable("argmax without keepdim")
-    recorder.largest[id(result)] = recorder.known(value)
+    recorder.largest[id(result)] = recorder.known(value), value.shape[-1]
     recorder._kept.append(result)
 
 
 def _equal(recorder: _Recorder, result, one, other):
     """The index of the largest number compared with all indices: one-hot."""
-    x, count = recorder.largest.get(id(one)), result.shape[-1]
+    x, count = recorder.largest.get(id(one), (None, 0))
     if x is None or not torch.equal(other, torch.arange(count)):
         raise Untranslatable("eq of anything but an argmax and all its indices")
     recorder.emit(Code.ONE_HOT, *recorder.place(result, x.width), x.first, more=count)
