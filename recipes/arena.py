@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from torchrl_wm import keys
-from torchrl_wm.envs import LineGame, resolve_factory
+from torchrl_wm.envs import LineGame, factory_of
 from torchrl_wm.planners import EnvModel, MuZeroRule, SearchPolicy
 from torchrl_wm.training import RunFolder, seed_everything
 from torchrl_wm.training.assembly import load_agent
@@ -136,13 +136,21 @@ def play(game: LineGame, first, second, count: int) -> torch.Tensor:
     return result
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints wins, draws and losses as first and as second player."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", help="the folder that a training run printed")
     parser.add_argument("--opponent", choices=OPPONENTS, default="random")
     parser.add_argument("--games", type=int, default=500, help="on each side")
-    parser.add_argument("--simulations", type=int, help="of the agent; default: as in its training")
+    parser.add_argument(
+        "--simulations", type=_count, help="of the agent; default: as in its training"
+    )
     parser.add_argument("--checkpoint", help="a checkpoint folder; default: the newest of the run")
     parser.add_argument("--seed", type=int, default=1000)
     options = parser.parse_args(arguments)
@@ -152,8 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     algorithm, _, step = load_agent(run, device, checkpoint=options.checkpoint, num_envs=1)
     if options.simulations is not None:
         algorithm.evaluation_policy.search.num_simulations = options.simulations
-    factory = OmegaConf.create(run.config).env.get("factory")
-    game = None if factory is None else resolve_factory(factory)()
+    make = factory_of(OmegaConf.to_container(OmegaConf.create(run.config).env))
+    game = None if make is None else make()
     if not (isinstance(game, LineGame) and hasattr(algorithm, "plan")):
         raise SystemExit(
             f"{options.run_dir} is no run of self-play: the arena is for those of algorithm=alphazero "

@@ -86,7 +86,10 @@ def predict(
         if t < steps:
             action = records[:, t - steps - 1].select(*model.action_encoding.in_keys)
             latents = model.step(latents.update(action))["next"].select(*model.latent_keys)
-    return as_float(records[:, -steps - 1 :].get(key)), torch.stack(decoded, 1)
+    truth, predicted = as_float(records[:, -steps - 1 :].get(key)), torch.stack(decoded, 1)
+    if truth.shape != predicted.shape:  # of stacked frames, the newest is the last
+        predicted = predicted[:, :, -truth.shape[2] :]
+    return truth, predicted
 
 
 def as_float(entry: Tensor) -> Tensor:

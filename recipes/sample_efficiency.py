@@ -138,8 +138,9 @@ def play_in_model(
     for seed in options.seeds:
         planner = make(model)
         counter = Counter(planner)
-        policy = FilteringPlanner(model, planner, preprocess=algorithm.quantize)
-        env = with_latents(instantiate(env_config, seed=seed, num_envs=options.episodes), policy)
+        policy = FilteringPlanner(model, planner, preprocess=getattr(algorithm, "quantize", None))
+        env_config = OmegaConf.merge(env_config, {"num_envs": options.episodes})
+        env = with_latents(instantiate(env_config, seed=seed), policy)
         seed_everything(seed)
         result = Evaluator(env, policy, options.episodes, seed=seed).evaluate()
         env.close()

@@ -43,8 +43,9 @@ def main(config: DictConfig) -> float | None:
     torch.set_num_threads(threads)
     seed_everything(config.seed)
     trainer = build_trainer(config, device, run)
-    if config.threads:  # a resumed run otherwise has the number it was started with
-        torch.set_num_threads(config.threads)
+    # A resumed run otherwise has the number it was started with.
+    if any(option.startswith("threads=") for option in HydraConfig.get().overrides.task):
+        torch.set_num_threads(threads)
     print(f"run folder: {trainer.run_dir}\n{describe_run(trainer.algorithm, device)}", flush=True)
     if run and trainer.steps >= trainer.total_steps:
         print(

@@ -4,11 +4,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
 from torchrl_wm.envs import model_specs
+from torchrl_wm.objectives.divergence_rules import STRATEGIES
 from torchrl_wm.planners import Planner
+from torchrl_wm.training.assembly import build_algorithm
 from torchrl_wm.training.configuration import (
     OptionError,
     check_overrides,
@@ -231,3 +234,65 @@ def test_values_of_another_kind_are_named(override, message):
 
 def test_values_may_refer_to_others():
     check_overrides(CONFIG, "train", ["algorithm.lr=${algorithm.entropy}", "run_dir=5"])
+
+
+def _build(*overrides):
+    config = _compose(*overrides)
+    env = instantiate(config.env, seed=config.seed)
+    return build_algorithm(config, env, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "++world_model.use_continuation=no",
+        "algorithm.use_symlog=off",
+        "++world_model.absolute='yes'",
+    ],
+)
+def test_words_do_not_count_as_true_wherever_they_come_from(override):
+    """Sweeps, additions and other config folders are not checked before the parts are built."""
+    with pytest.raises(OptionError, match=r"\.\w+=(no|off|yes) must be true or false"):
+        _build("algorithm=dreamer_v3", "env=cartpole", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "++algorithm.device=meta",
+            "algorithm.device=meta has no effect.* Give device=... instead",
+        ),
+        (
+            "++algorithm.world_model.belief_size=7",
+            "world_model={.*7} has no effect.* world_model=...",
+        ),
+        ("++env.seed=7", "env.seed=7 has no effect.* Give seed=... instead"),
+    ],
+)
+def test_options_that_the_run_sets_are_refused(override, message):
+    with pytest.raises(OptionError, match=message):
+        _build("algorithm=dreamer_v3", "env=cartpole", override)
+
+
+@pytest.mark.parametrize("algorithm", ["dreamer_v1", "dreamer_v2", "dreamer_v3", "planet_small"])
+def test_strategies_say_which_options_they_have(algorithm):
+    given = _compose(f"algorithm={algorithm}").algorithm.kl
+    for strategy, rule in STRATEGIES.items():
+        surplus = [
+            k for k in given if k != "strategy" and k not in inspect.signature(rule).parameters
+        ]
+        override = f"algorithm.kl.strategy={strategy}"
+        if surplus:
+            with pytest.raises(ValueError, match=f"~algorithm.kl.{sorted(surplus)[0]}"):
+                _build(f"algorithm={algorithm}", "env=pendulum", override)
+        without = [f"~algorithm.kl.{name}" for name in surplus]
+        built = _build(f"algorithm={algorithm}", "env=pendulum", override, *without)
+        assert isinstance(built.world_model_loss.divergence, rule)
+
+
+def test_the_simulator_is_the_game_that_is_played():
+    overrides = ["algorithm=alphazero", "env=factory", "env.factory=torchrl_wm.envs:LineGame"]
+    size = ["++env.height=3", "++env.width=4", "++env.line=3"]
+    built = _build(*overrides, *size)
+    assert built.search.dynamics.model.env.board_shape == (3, 4)

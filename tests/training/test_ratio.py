@@ -62,3 +62,9 @@ def test_bad_options_are_named(options):
 def test_taking_what_is_not_due_raises():
     with pytest.raises(RuntimeError, match="No update is due"):
         UpdateRatio(1, 5).take()
+
+
+def test_bursts_keep_the_train_ratio():
+    ratio = UpdateRatio(4, train_ratio=32, batch_steps=16 * 64)
+    due = _drain(ratio, [1] * 320)
+    assert sum(due) == 8 and set(due) == {0, 4}  # 10, if the last burst were complete

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
 
+from torchrl_wm.modules.distributions import SymlogSquaredError
 from torchrl_wm.world_models import make_muzero
 
 VECTOR = Composite(observation=Unbounded(4))
@@ -192,3 +193,12 @@ def test_bad_options_are_named(options, message):
 def test_pictures_of_an_odd_size_are_named():
     with pytest.raises(ValueError, match="100 x 100.*multiples of 16.*env.image_size=96.*Resize"):
         build(Composite(pixels=Unbounded((3, 100, 100), dtype=torch.uint8)))
+
+
+@pytest.mark.parametrize("use_symlog", [False, True])
+def test_symlog_is_for_what_is_read_and_decoded(use_symlog):
+    specs = Composite(observation=Unbounded(3)), Composite(action=OneHot(2))
+    model = make_muzero(*specs, use_reconstruction=True, use_symlog=use_symlog)
+    predicted = model.decoder(torch.zeros(1, model.feature_size))["observation"]
+    assert isinstance(predicted, SymlogSquaredError) == use_symlog
+    assert model.encoder.vector.use_symlog == use_symlog

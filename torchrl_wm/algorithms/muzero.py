@@ -19,7 +19,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.algorithms.algorithm import Algorithm, total
-from torchrl_wm.algorithms.options import checks_options
+from torchrl_wm.algorithms.options import checks_options, set_keywords
 from torchrl_wm.algorithms.world_model_factory import WorldModelFactory, build_world_model
 from torchrl_wm.data import (
     BootstrapValues,
@@ -347,12 +347,14 @@ def _set_temperature(agent: MuZero, _: Any = None) -> None:
 
 def _check_planner(planner: Any, discount: float) -> None:
     """Checks that the planner makes a search and does not contradict the agent's discount."""
-    made = getattr(planner, "func", planner)
+    made = planner
+    while isinstance(made, partial):
+        made = made.func
     if isinstance(made, type) and not issubclass(made, SearchPolicy):
         raise TypeError(
             f"MuZero acts by a SearchPolicy (planner=mcts or gumbel_mcts), not a {made.__name__}."
         )
-    given = getattr(planner, "keywords", {}).get("discount", discount)
+    given = set_keywords(planner).get("discount", discount)
     if given != discount:
         raise ValueError(
             f"The search's discount={given} contradicts the agent's discount={discount}, which sets "

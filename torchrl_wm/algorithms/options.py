@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torchrl_wm.ranges import COUNT, NUMBER, RATE, SHARE, WEIGHT, Range
 
@@ -63,6 +63,20 @@ def checks_options(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **options)
 
     return checked
+
+
+def set_keywords(factory: Callable) -> dict[str, Any]:
+    """The keywords that a ``functools.partial`` sets, and those within it.
+
+    Examples:
+        >>> inner = functools.partial(dict, size=1, units=2)
+        >>> inner.__name__ = "inner"
+        >>> set_keywords(functools.partial(inner, units=3))
+        {'size': 1, 'units': 3}
+    """
+    if not isinstance(factory, functools.partial):
+        return {}
+    return {**set_keywords(factory.func), **factory.keywords}
 
 
 def preset(sizes: Mapping[str, Sizes], name: str) -> Sizes:

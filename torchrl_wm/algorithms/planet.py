@@ -162,6 +162,7 @@ class PlaNet(Algorithm):
         self.policy, self.evaluation_policy = policy(exploration=exploration), policy()
         self.to(device)
         overshooting = None
+        self.shortest_sequence = max(1, overshooting_distance)
         if overshooting_distance:
             options = {"free_nats": free_bits, "scale": overshooting_scale}
             overshooting = LatentOvershooting(overshooting_distance, **options)

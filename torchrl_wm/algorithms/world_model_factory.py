@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torchrl.data import Composite
 
+from torchrl_wm.algorithms.options import set_keywords
 from torchrl_wm.world_models import WorldModel, make_rssm
 
 WorldModelFactory = Callable[..., WorldModel]
@@ -28,7 +28,7 @@ def build_world_model(
         TypeError: for a factory with ``**options`` that names none of the defaults.
     """
     factory = make_rssm if factory is None else factory
-    chosen = factory.keywords if isinstance(factory, partial) else {}
+    chosen = set_keywords(factory)
     known = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     if takes_any and not known.keys() & defaults.keys():

@@ -1,7 +1,7 @@
 """Real environments: those of the usual suites, and the entries that a world model reads from them."""
 
 from torchrl_wm.envs.board_games import ConnectFour, LineGame, TicTacToe
-from torchrl_wm.envs.custom import resolve_factory, wrap
+from torchrl_wm.envs.custom import factory_of, resolve_factory, wrap
 from torchrl_wm.envs.episodes import (
     NotReproducibleError,
     episode_state,
@@ -27,6 +27,7 @@ __all__ = [
     "gymnasium",
     "model_specs",
     "recorded_keys",
+    "factory_of",
     "resolve_factory",
     "restore_episode_state",
     "wrap",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,21 @@ def wrap(
             around, num_envs, vectorization, action_repeat, categorical_actions
         )
     return assemble(single, num_envs, vectorization, action_repeat)
+
+
+def factory_of(options: Mapping[str, Any]) -> Callable[[], Any] | None:
+    """What makes one environment, from the options of :func:`wrap`; ``None`` without a factory.
+
+    Examples:
+        >>> game = {"factory": "torchrl_wm.envs:LineGame", "num_envs": 4, "height": 3, "width": 3, "line": 3}
+        >>> factory_of(game)().board_shape
+        (3, 3)
+    """
+    if options.get("factory") is None:
+        return None
+    own = inspect.signature(wrap).parameters
+    named = {k: v for k, v in options.items() if k not in own and not k.startswith("_")}
+    return partial(resolve_factory(options["factory"]), **named)
 
 
 def resolve_factory(factory: Callable[..., Any] | str) -> Callable[..., Any]:

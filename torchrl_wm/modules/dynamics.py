@@ -16,7 +16,7 @@ from torchrl_wm.modules.networks import (
     get_activation,
     make_norm,
 )
-from torchrl_wm.ranges import COUNT
+from torchrl_wm.ranges import COUNT, NUMBER
 
 
 class EnsembleDynamics(nn.Module):
@@ -63,7 +63,8 @@ class EnsembleDynamics(nn.Module):
         init: Init = "trunc_normal",
     ):
         super().__init__()
-        COUNT.check(members=members)
+        COUNT.check(members=members, units=units)
+        NUMBER.check(layers=layers)
         if not 0 < min_std < max_std:
             raise ValueError(f"Need 0 < min_std < max_std={max_std}, not min_std={min_std}.")
         self.members, self.low = members, math.log(min_std)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from torchrl_wm.functional.divergences import categorical_kl, gaussian_kl
 from torchrl_wm.functional.one_hot import one_hot_of_largest
+from torchrl_wm.ranges import SHARE
 
 Statistics = tuple[Tensor, ...]
 StandardDeviation = Literal["softplus", "sigmoid", "sigmoid2"]
@@ -108,6 +109,7 @@ class CategoricalLatent(nn.Module):
 
     def __init__(self, categoricals: int, classes: int, *, unimix: float = 0.0):
         super().__init__()
+        SHARE.check(unimix=unimix)
         self.size, self.classes, self.unimix = categoricals, classes, unimix
         self.flat_size = self.raw_size = self.noise_size = categoricals * classes
 

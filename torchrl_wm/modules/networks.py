@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchrl_wm.ranges import COUNT, NUMBER
+
 Activation = Literal["relu", "elu", "silu", "tanh"]
 Norm = Literal["layer", "rms"]
 Init = Literal["trunc_normal", "glorot"]
@@ -182,6 +184,9 @@ class MLP(nn.Module):
         init: Init = "trunc_normal",
     ):
         super().__init__()
+        NUMBER.check(layers=layers)
+        if layers:
+            COUNT.check(units=units)
         sizes = [in_features, *[units] * layers]
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.linears = nn.ModuleList(dense(i, o, init=init) for i, o in pairs)

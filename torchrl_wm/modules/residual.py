@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchrl.data import TensorSpec
 
 from torchrl_wm.modules.encoders import ImageEncoder
+from torchrl_wm.ranges import NUMBER
 
 
 class ResidualBlock(nn.Module):
@@ -64,6 +65,7 @@ class ResidualImageEncoder(ImageEncoder):
         self, specs: Mapping[NestedKey, TensorSpec], *, channels: int = 64, blocks: int = 1
     ):
         super().__init__(specs)
+        NUMBER.check(blocks=blocks)
         inputs, height, width = self.image_shape
         if max(height, width) <= self.LARGEST_BOARD:
             stem = [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]

@@ -6,11 +6,13 @@ posterior and the prior, and ``mean`` (the average over the steps that count), a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from torchrl_wm.modules.latents import Statistics
+from torchrl_wm.ranges import WEIGHT
 
 Divergence = Callable[[Statistics, Statistics], Tensor]
 Mean = Callable[[Tensor], Tensor]
@@ -32,6 +34,7 @@ class ExcessKL(nn.Module):
 
     def __init__(self, free_nats: float = 3.0, scale: float = 1.0):
         super().__init__()
+        WEIGHT.check(free_nats=free_nats, scale=scale)
         self.free_nats, self.scale = free_nats, scale
 
     def forward(
@@ -60,6 +63,7 @@ class ClippedKL(nn.Module):
 
     def __init__(self, free_nats: float = 3.0, scale: float = 1.0):
         super().__init__()
+        WEIGHT.check(free_nats=free_nats, scale=scale)
         self.free_nats, self.scale = free_nats, scale
 
     def forward(
@@ -105,6 +109,7 @@ class BalancedKL(nn.Module):
         super().__init__()
         if not 0 <= balance <= 1:
             raise ValueError(f"balance={balance} must lie between 0 and 1.")
+        WEIGHT.check(free_nats=free_nats, scale=scale)
         self.balance, self.free_nats, self.scale = balance, free_nats, scale
         self.free_average, self.forward_kl = free_average, forward_kl
 
@@ -145,6 +150,7 @@ class SeparateKL(nn.Module):
         representation_scale: float = 0.1,
     ):
         super().__init__()
+        WEIGHT.check(dynamics_scale=dynamics_scale, representation_scale=representation_scale)
         self.free_nats = free_nats
         self.dynamics_scale, self.representation_scale = dynamics_scale, representation_scale
 
@@ -189,7 +195,7 @@ def make_divergence(strategy: str, *, free_bits: float, **options) -> Divergence
         **options: further arguments of the rule.
 
     Raises:
-        ValueError: for an unknown strategy; the message lists the valid ones.
+        ValueError: for an unknown strategy or option; the message lists the valid ones.
 
     Examples:
         >>> make_divergence("separate", free_bits=1.0)
@@ -197,4 +203,11 @@ def make_divergence(strategy: str, *, free_bits: float, **options) -> Divergence
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"Unknown kl.strategy {strategy!r}; expected one of {sorted(STRATEGIES)}.")
-    return STRATEGIES[strategy](free_nats=free_bits, **options)
+    rule = STRATEGIES[strategy]
+    known = inspect.signature(rule).parameters.keys() - {"free_nats"}
+    for name in sorted(options.keys() - known):
+        raise ValueError(
+            f"kl.strategy={strategy} has no {name}; it has {sorted(known)}. Leave kl.{name} out, on a "
+            f"command line with ~algorithm.kl.{name}."
+        )
+    return rule(free_nats=free_bits, **options)

@@ -11,7 +11,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
 from torchrl_wm.data import StepReplay
-from torchrl_wm.envs import action_repeat, model_specs, recorded_keys
+from torchrl_wm.envs import action_repeat, factory_of, model_specs, recorded_keys
 from torchrl_wm.ranges import COUNT, NUMBER
 from torchrl_wm.training.checkpoint import latest_checkpoint, read_checkpoint
 from torchrl_wm.training.configuration import OptionError, instantiate, require_parameter
@@ -48,7 +48,11 @@ def build_algorithm(config: DictConfig, env: EnvBase, device: torch.device) -> n
                 "~planner out, or choose another, planner=..."
             )
         parts["planner"] = instantiate(config.planner)
-    return instantiate(config.algorithm, *model_specs(env), **parts, device=device)
+    chosen = config.algorithm
+    if chosen.get("simulator") is not None and chosen.simulator == config.env.get("factory"):
+        parts["simulator"] = factory_of(OmegaConf.to_container(config.env))  # with its own options
+        chosen = OmegaConf.merge(chosen, {"simulator": None})
+    return instantiate(chosen, *model_specs(env), **parts, device=device)
 
 
 def _takes_turns(env: EnvBase) -> bool:
@@ -101,9 +105,8 @@ def _assemble(
     options = dict(config.training)
     env = instantiate(config.env, seed=config.seed)
     unfinished.callback(_close, env)
-    evaluation_env = instantiate(
-        config.env, seed=config.seed + 1, num_envs=options.pop("evaluation_envs")
-    )
+    evaluated = OmegaConf.merge(config.env, {"num_envs": options.pop("evaluation_envs")})
+    evaluation_env = instantiate(evaluated, seed=config.seed + 1)
     unfinished.callback(_close, evaluation_env)
     algorithm = build_algorithm(config, env, device)
     evaluator = Evaluator(
@@ -221,7 +224,7 @@ def load_agent(
         The algorithm, the environments and the environment step of the checkpoint.
     """
     config = OmegaConf.create(run.config)
-    env = instantiate(config.env, **env_options)
+    env = instantiate(OmegaConf.merge(config.env, env_options))
     algorithm = build_algorithm(config, env, device)
     found = read_checkpoint(checkpoint or latest_checkpoint(run.checkpoints))
     algorithm.load_state_dict(found.state("algorithm"))

@@ -32,7 +32,8 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     With ``_partial_: true`` in the node the result is a callable that builds it later.
 
     Raises:
-        OptionError: for an option that the target does not take.
+        OptionError: for an option that the target does not take, one that is true or false and given as
+            a word, and one that both the node and ``kwargs`` give.
 
     Examples:
         >>> node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 2})
@@ -45,12 +46,30 @@ def instantiate(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
     import hydra.utils
 
     _check_options(node)
+    _check_set_elsewhere(node, kwargs)
     make = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
     if node.get("_partial_", False):
         # Around Hydra's own partial it would hide what is set, which an algorithm's defaults would replace.
         return functools.partial(make.func, *make.args, *args, **{**make.keywords, **kwargs})
     _check_missing(node, len(args), kwargs)
     return make(*args, **kwargs)
+
+
+def _check_set_elsewhere(node: DictConfig, given: Mapping[str, Any]) -> None:
+    """Refuses options that the assembly of a run sets, which would be replaced without a word."""
+    for name in given.keys() & {str(option) for option in node}:
+        if OmegaConf.is_missing(node, name) or node[name] in (None, given[name]):
+            continue
+        root = node._get_root()
+        instead = f" Give {name}=... instead." if name in root and root is not node else ""
+        raise OptionError(
+            f"{_path(node, name)}={node[name]} has no effect, since the run sets it itself: leave it "
+            f"out.{instead}"
+        )
+
+
+def _path(node: DictConfig, option: str) -> str:
+    return node._get_full_key(option)
 
 
 def _check_missing(node: DictConfig, positional: int, given: Mapping[str, Any]) -> None:
@@ -87,12 +106,20 @@ def _check_options(node: Any) -> None:
     if "_target_" not in node:
         return
     parameters = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in node:
-        if not str(option).startswith("_") and option not in parameters:
+        if option in parameters:
+            _check_flag(node, option, parameters[option].default)
+        elif not takes_any and not str(option).startswith("_"):
             target = node["_target_"]
             raise OptionError(unknown(str(option), parameters, f"option of {target}"))
+
+
+def _check_flag(node: DictConfig, option: str, default: Any) -> None:
+    """Refuses a word for what is true or false: every word would count as true."""
+    is_word = not OmegaConf.is_missing(node, option) and isinstance(node[option], str)
+    if is_word and isinstance(default, bool):
+        raise OptionError(f"{_path(node, option)}={node[option]} must be true or false.")
 
 
 def require_parameter(node: DictConfig, name: str) -> None:

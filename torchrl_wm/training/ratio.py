@@ -17,7 +17,8 @@ class UpdateRatio:
     - PlaNet: ``UpdateRatio(updates=100, every_episodes=1)``, a burst after each episode;
     - Dreamer v2: ``UpdateRatio(updates=1, every=16)``;
     - Dreamer v3: ``UpdateRatio(train_ratio=32, batch_steps=16 * 64)``, where the train ratio is the
-      number of replayed rows for each collected row: one update per ``batch_steps / train_ratio``.
+      number of replayed rows for each collected row: one update per ``batch_steps / train_ratio``, or
+      bursts of several as much more rarely.
 
     Args:
         updates (int, optional): updates of one burst. Defaults to 1.
@@ -70,7 +71,9 @@ class UpdateRatio:
         if train_ratio is not None:
             WEIGHT.check(train_ratio=train_ratio)
         self.updates, self.first = updates, first
-        self._gain, self._cost = (1, every) if train_ratio is None else (train_ratio, batch_steps)
+        self._gain, self._cost = 1, every
+        if train_ratio is not None:
+            self._gain, self._cost = train_ratio, batch_steps * max(updates, 1)
         self._by_episodes = every_episodes is not None
         if self._by_episodes:
             self._cost = every_episodes

@@ -58,7 +58,7 @@ def make_muzero(
             root. Defaults to ``300``, for returns up to 58,000.
         scaling (str, optional): of the hidden state: ``"minmax"``, ``"simnorm"`` or ``"none"``.
         activation, norm, init: of MLPs, see :class:`~torchrl_wm.modules.MLP`.
-        use_symlog (bool, optional): squash vector observations. Defaults to ``False``.
+        use_symlog (bool, optional): squash vector observations, read and decoded. Defaults to ``False``.
         use_value_prefix (bool, optional): predict sums of rewards with a recurrent cell of ``units``
             (EfficientZero). Defaults to ``False``.
         value_prefix_horizon (int, optional): steps after which the sums restart. Defaults to ``5``.
@@ -100,9 +100,8 @@ def make_muzero(
         reward = HyperbolicTwoHotHead(size, support=support, **head)
     decoder = None
     if use_reconstruction:
-        decoder = make_decoder(
-            observation_spec, 0, size, "v3", units=units, layers=layers, blocks=1
-        )
+        sizes = {"units": units, "layers": layers, "blocks": 1}
+        decoder = make_decoder(observation_spec, 0, size, "v3", use_symlog=use_symlog, **sizes)
     return MuZeroModel(
         encoder,
         encoding,
