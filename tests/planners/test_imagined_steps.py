@@ -130,6 +130,17 @@ def test_autocast_does_not_round_a_program():
     assert fast.steps._followed.program is not None
 
 
+def test_autocast_rounds_products_of_large_models(monkeypatch):
+    monkeypatch.setattr(imagined_steps, "_ROUNDED", 10)
+    fast, _ = simulators(MODELS["planet"]())
+    start, found = starts(fast.model), []
+    for enabled in (False, True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(returns(fast, start))
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=0)
+    assert (found[0] - found[1]).abs().max() > 1e-4
+
+
 def test_double_precision_and_large_models_go_to_torch(monkeypatch):
     model = MODELS["v1"]()
     fast, _ = simulators(model)
