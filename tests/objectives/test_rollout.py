@@ -74,7 +74,9 @@ def assert_equals_the_modules(imagine):
     found = imagine(latents, noise=noise)
     assert imagine._rollout._followed.program is not None
     torch.manual_seed(1)
-    draws = imagine._rollout._draws(imagine.world_model.features(latents), HORIZON)
+    policy = imagine._rollout._policy(imagine.world_model.features(latents))
+    policy.noise()  # of which the program may be recorded
+    draws = policy.noise((HORIZON,))
     expected = in_steps(imagine, latents, noise, draws)
     for key in ("features", "action"):
         torch.testing.assert_close(found[key], expected[key].float(), rtol=1e-4, atol=1e-5)
@@ -335,3 +337,8 @@ def test_tanh_policies_have_programs_too():
     imagine = make()
     imagine.actor.output = TanhNormalOutput(2)
     assert_equals_the_modules(imagine)
+
+
+def test_on_another_device_nothing_is_drawn_for_a_program():
+    imagine = make()
+    assert imagine._rollout._policy(torch.empty(ROWS, 160, device="meta")) is None

@@ -41,25 +41,23 @@ class Rollout:
             noise (Tensor): of the model's draws, ``[H, N, noise size]``.
         """
         horizon, rows, _ = noise.shape
-        worthwhile = horizon * rows >= _FEWEST and _is_stepwise(self.world_model)
-        draws = self._draws(start, horizon) if worthwhile else None
-        program = None if draws is None else self._followed(start, draws[0], noise[0])
-        if program is None:
+        policy = self._policy(start) if horizon * rows >= _FEWEST else None
+        program = policy and self._followed(start, policy.noise(), noise[0])
+        if not program:
             return None
         # From numpy, which asks for large pages: touching small ones first would take a tenth of the time.
         features = np.empty((horizon + 1, *start.shape), np.float32)
         features[0] = start.numpy()
-        actions = _follow(program, features, draws, noise)
+        actions = _follow(program, features, policy.noise((horizon,)), noise)
         return torch.from_numpy(features), torch.from_numpy(actions)
 
-    def _draws(self, start: Tensor, horizon: int) -> Tensor | None:
-        """Noise of the actor's draws ``[H, N, size]``, if its distributions can make it."""
+    def _policy(self, start: Tensor) -> Prediction | None:
+        """A distribution that makes noise of the actor's draws, if it and the model can be expressed."""
         output = self.actor.output
-        if not isinstance(output, Output):
+        if not (start.is_cpu and isinstance(output, Output) and _is_stepwise(self.world_model)):
             return None
         policy = output(start.new_zeros(len(start), output.size))
-        is_ours = isinstance(policy, Prediction) and hasattr(policy, "noise")
-        return policy.noise((horizon,)) if is_ours else None
+        return policy if isinstance(policy, Prediction) and hasattr(policy, "noise") else None
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Features and noise to the action ``[N, A]``; writes the next features."""

@@ -78,9 +78,8 @@ def _join_relu(lines: list[list[int]], place: int) -> bool:
         return False
     whole = product[WIDTH]
     users = {x.place for x in _touching(lines, source, source + whole)}
-    if (
-        len(users) > 2 or not 0 <= whole - width < PANEL
-    ):  # the new columns have room for whole panels
+    fits = 0 <= whole - width < PANEL  # the new columns have room for whole panels
+    if len(users) > 2 or not fits:
         return False
     product[TARGET], product[STEP] = target, 1
     return True

@@ -156,9 +156,8 @@ class _Recorder(TorchDispatchMode):
         self.derived: list[tuple] = []  # tensors that follow from parameters, and how
         self.largest: dict[int, tuple[Columns, int]] = {}  # what an argmax is of, and its classes
         self.untold: set[int] = set()  # results that no instruction computes
-        self.turned: set[int] = (
-            set()
-        )  # values [blocks, R, n], whose columns are those of [R, blocks, n]
+        # Values [blocks, R, n], whose columns are those of [R, blocks, n].
+        self.turned: set[int] = set()
         self.width = self.memory = self.numbers = 0
         self._known: dict[int, Columns] = {}
         self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
