@@ -45,8 +45,9 @@ class MuZero(Algorithm):
     Keyword Args:
         world_model (callable, optional): makes the world model from the specs. Defaults to
             :func:`~torchrl_wm.world_models.make_muzero`.
-        planner (callable, optional): makes the search from the world model and ``discount``. Defaults
-            to :class:`~torchrl_wm.planners.SearchPolicy` with its defaults.
+        planner (callable, optional): makes the searches: called with the model and, but for a simulator,
+            ``discount``, and once more with ``greedy=True`` for evaluations. Defaults to
+            :class:`~torchrl_wm.planners.SearchPolicy` with its defaults.
         simulator (callable or str, optional): makes a stateless environment (or its import path,
             ``"package.module:function"``) to search in instead of the model; with ``unroll_steps=0``
             this is AlphaZero. Defaults to none.
