@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from torchrl_wm.planners.tree_search import bfloat16
 from torchrl_wm.planners.tree_search.program import Program, recorded_program
 from torchrl_wm.planners.watched import Watched
 
@@ -17,7 +18,8 @@ class FollowedProgram:
     """The program of a function of rows, with the parameters that its modules have now.
 
     It is recorded at the first call, and again when parameters are replaced or moved. Its numbers are in
-    single precision, under autocast too. There is none on other devices than the CPU, in double precision,
+    single precision; under autocast to bfloat16, on a processor with products of such numbers, these are
+    rounded before they are multiplied. There is none on other devices than the CPU, in double precision,
     for more than two million weights, and for what no program can express.
 
     Args:
@@ -28,15 +30,18 @@ class FollowedProgram:
     def __init__(self, function: Callable[..., Tensor], *modules: nn.Module):
         self.function, self.modules = function, modules
         self.program: Program | None = None
+        self._rounded: Program | None = None
         self._watched = Watched(nn.ModuleList(modules))
-        self._read, self._shapes = False, []
+        self._read: Program | None = None  # whose parameters are those of the last call
+        self._shapes: list = []
 
     def __call__(self, *tensors: Tensor, unchanged: bool = False) -> Program | None:
         """The program for tensors ``[N, size]``, of which the first few rows are recorded.
 
         It reads the parameters, unless they are ``unchanged`` since the last call.
         """
-        self._read = self._read and unchanged
+        if not unchanged:
+            self._read = None
         if any(not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors):
             return None
         if not unchanged and self._watched.changed():
@@ -44,14 +49,25 @@ class FollowedProgram:
         shapes = [x.shape[1:] for x in tensors]
         if self.program is None or shapes != self._shapes or len({len(x) for x in tensors}) > 1:
             return None  # the program's loop checks no bounds: torch says what does not fit
-        if not self._read:
-            self.program.refresh()
-        self._read = True
-        return self.program
+        program = self._wanted(self.program)
+        if self._read is not program:
+            program.refresh()
+        self._read = program
+        return program
+
+    def _wanted(self, program: Program) -> Program:
+        """The program with the products that autocast asks for."""
+        asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        if asked is not torch.bfloat16 or not bfloat16.SUPPORTED:
+            return program
+        if self._rounded is None:
+            self._rounded = program.rounded()
+        return self._rounded
 
     def _record(self, tensors: tuple[Tensor, ...]) -> None:
         # With other rows, once more: where two classes are as likely, draws may differ by the rounding.
         self.program, self._shapes = None, [x.shape[1:] for x in tensors]
+        self._rounded = None
         for rows in (slice(0, _FEW), slice(_FEW, 2 * _FEW)):
             few = [x[rows] for x in tensors]
             self.program = self._recorded(few) if all(map(len, few)) else None

@@ -14,7 +14,6 @@ from torchrl_wm.world_models import WorldModel
 
 _SHARE = 2**20  # rows times weights that are worth a thread of their own
 _FEWEST = 16  # rows that are
-_ROUNDED = 2**18  # weights: with more, torch's products in lower precision may be faster
 
 
 class ImaginedSteps:
@@ -37,12 +36,9 @@ class ImaginedSteps:
     ) -> Program | None:
         """The program for sequences ``[H, N, ...]`` from latents ``[N, size]``, or ``None``.
 
-        It reads the parameters, unless they are ``unchanged`` since the last call. Under autocast models
-        with more than 262,144 weights have none.
+        It reads the parameters, unless they are ``unchanged`` since the last call.
         """
-        program = self._followed(actions[0], noise[0], *latents, unchanged=unchanged)
-        is_large = program is not None and program.network.weights.size > _ROUNDED
-        return None if is_large and torch.is_autocast_enabled("cpu") else program
+        return self._followed(actions[0], noise[0], *latents, unchanged=unchanged)
 
     def __call__(
         self, program: Program, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]

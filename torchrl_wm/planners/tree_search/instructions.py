@@ -11,13 +11,8 @@ import enum
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 from torchrl_wm.planners.tree_search.arithmetic import (
-    MINUS_INFINITY,
     ONE,
     ZERO,
     compiled,
@@ -28,14 +23,13 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     fused_exp,
     maximum,
     minimum,
-    views,
 )
+from torchrl_wm.planners.tree_search.bfloat16 import linear_of_pairs, round_pairs
+from torchrl_wm.planners.tree_search.columns import columns, fields, first, results, second
+from torchrl_wm.planners.tree_search.products import linear
 
 BLOCK = 32
-"""Rows that go through all instructions together; a multiple of ``TILE_ROWS``."""
-TILE_ROWS, LANES, VECTORS = 4, 8, 2
-PANEL = LANES * VECTORS
-"""Columns of a weight that lie together; the width of a matrix product's output is a multiple of it."""
+"""Rows that go through all instructions together; a multiple of those of a product's tile."""
 
 TWO = np.float32(2.0)
 L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
@@ -47,8 +41,8 @@ class Code(enum.IntEnum):
     A product has no step of b: its field tells whether a ReLU follows.
     """
 
-    GATHER, LOOKUP, STORE, LINEAR = 0, 1, 2, 3
-    COPY, FLIP, SPREAD = 4, 5, 6
+    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS = range(6)
+    COPY, FLIP, SPREAD = 6, 7, 8
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
     ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG = 15, 16, 17, 18, 19, 20, 21, 22
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP = range(30, 40)
@@ -57,7 +51,7 @@ class Code(enum.IntEnum):
 
 FIELDS = 7
 (
-    GATHER, LOOKUP, STORE, LINEAR, COPY, FLIP, SPREAD,
+    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, COPY, FLIP, SPREAD,
     RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG,
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP,
     LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE,
@@ -83,7 +77,7 @@ def run(network, index, action, latents, place, out):
 
     Reads ``latents``, arrays ``[*, S]``, and writes the following ones to their rows ``place ...``.
     """
-    code, weights, scratch, columns = network
+    code, weights, scratch, result = network
     for begin in range(0, index.shape[0], BLOCK):
         rows = min(index.shape[0] - begin, BLOCK)
         for i in range(code.shape[0]):
@@ -93,10 +87,14 @@ def run(network, index, action, latents, place, out):
                 linear(instruction, scratch, rows, weights)
             elif kind < LINEAR:
                 move(instruction, weights, scratch, rows, begin, index, action, latents, place)
+            elif kind == LINEAR_OF_PAIRS:
+                linear_of_pairs(instruction, scratch, rows, weights)
+            elif kind == ROUND_PAIRS:
+                round_pairs(instruction, scratch, rows, weights)
             else:
                 calculate(instruction, scratch, rows)
         for row in range(rows):
-            found = _columns(scratch, row, columns, out.shape[1])
+            found = columns(scratch, row, result, out.shape[1])
             for j in range(out.shape[1]):
                 out[begin + row, j] = found[j]
 
@@ -124,47 +122,6 @@ def unroll(network, index, begin, end, memory, out):
         run(network, rows, rows, memory, (step + 1) * count + begin, out[step, begin:end])
 
 
-@views
-def fields(line):
-    """The numbers of an instruction, which as an array would be read again for every row."""
-    return line[0], line[1], line[2], line[3], line[4], line[5], line[6]
-
-
-@intrinsic
-def _columns(context, scratch, row, first, width):
-    """Some columns of a row, as an array; slicing would check its bounds, which takes longer than adding."""
-    view = types.Array(types.float32, 1, "C")
-
-    def generate(context, builder, signature, arguments):
-        numbers, row, first, width = arguments
-        numbers = context.make_array(signature.args[0])(context, builder, numbers)
-        place = builder.add(builder.mul(row, builder.extract_value(numbers.shape, 1)), first)
-        found = context.make_array(view)(context, builder)
-        data = builder.gep(numbers.data, [place])
-        populate_array(found, data, (width,), (place.type(4),), 4, meminfo=None)
-        return found._getvalue()
-
-    return view(scratch, *[types.intp] * 3), generate
-
-
-@views
-def results(instruction, scratch, row):
-    """The columns that an instruction writes."""
-    return _columns(scratch, row, instruction[1], instruction[2])
-
-
-@views
-def first(instruction, scratch, row):
-    """The columns of the first value that it reads."""
-    return _columns(scratch, row, instruction[3], instruction[2])
-
-
-@views
-def second(instruction, scratch, row):
-    """The columns of the second."""
-    return _columns(scratch, row, instruction[4], instruction[2])
-
-
 @faithful
 def move(instruction, weights, scratch, rows, begin, index, action, latents, place):
     """Moves values between the scratch and the memory of a search."""
@@ -185,111 +142,6 @@ def move(instruction, weights, scratch, rows, begin, index, action, latents, pla
             out, x = latents[which][place + begin + row], first(instruction, scratch, row)
             for j in range(width):
                 out[j] = x[j]
-
-
-# -- matrix products ---------------------------------------------------------------------------------
-
-
-@intrinsic
-def _tile(context, scratch, row, source, target, weights, offset, depth, floor):
-    """Four rows times a panel of a weight, plus its bias, at least ``floor``; all sums stay in registers."""
-    kinds = [scratch, *[types.intp] * 3, weights, types.intp, types.intp, types.float32]
-
-    def generate(context, builder, signature, arguments):
-        numbers, row, source, target, memory, offset, depth, floor = arguments
-        numbers = context.make_array(signature.args[0])(context, builder, numbers)
-        memory = context.make_array(signature.args[4])(context, builder, memory)
-        lanes, integer = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
-        pointer = lanes.as_pointer()
-        stride = builder.extract_value(numbers.shape, 1)
-        panel = builder.gep(memory.data, [offset])
-        starts = [builder.mul(builder.add(row, integer(r)), stride) for r in range(TILE_ROWS)]
-        starts = [builder.gep(numbers.data, [place]) for place in starts]
-        together = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(lanes, [lanes] * 3), f"llvm.fmuladd.v{LANES}f32"
-        )
-
-        def vectors(place):
-            places = [builder.gep(place, [integer(LANES * v)]) for v in range(VECTORS)]
-            return [builder.bitcast(place, pointer) for place in places]
-
-        def line(k):
-            return vectors(builder.gep(panel, [builder.mul(k, integer(PANEL))]))
-
-        sums = [
-            [cgutils.alloca_once(builder, lanes) for _ in range(VECTORS)] for _ in range(TILE_ROWS)
-        ]
-        for v, place in enumerate(line(depth)):  # the bias follows the weight
-            bias = builder.load(place, align=4)
-            for r in range(TILE_ROWS):
-                builder.store(bias, sums[r][v])
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        nothing = ir.Constant(lanes, ir.Undefined)
-
-        def spread(number):
-            number = builder.insert_element(nothing, number, ir.IntType(32)(0))
-            return builder.shuffle_vector(number, nothing, everywhere)
-
-        with cgutils.for_range(builder, depth) as loop:
-            weight = [builder.load(place, align=4) for place in line(loop.index)]
-            for r in range(TILE_ROWS):
-                place = builder.gep(starts[r], [builder.add(source, loop.index)])
-                number = spread(builder.load(place))
-                for v in range(VECTORS):
-                    product = builder.call(together, [number, weight[v], builder.load(sums[r][v])])
-                    builder.store(product, sums[r][v])
-        least = spread(floor)
-        for r in range(TILE_ROWS):
-            for v, place in enumerate(vectors(builder.gep(starts[r], [target]))):
-                total = builder.load(sums[r][v])
-                below = builder.fcmp_ordered("<", total, least)  # not where the sum is NaN
-                builder.store(builder.select(below, least, total), place, align=4)
-        return context.get_dummy_value()
-
-    return types.void(*kinds), generate
-
-
-@faithful
-def linear(instruction, scratch, rows, weights):
-    """Columns times a weight ``[depth, width]`` in panels, plus its bias, with or without a ReLU."""
-    target, width, source, offset = instruction[1], instruction[2], instruction[3], instruction[4]
-    floor, depth = ZERO if instruction[5] else MINUS_INFINITY, instruction[6]
-    for column in range(0, width, PANEL):
-        for row in range(0, rows, TILE_ROWS):
-            _tile(scratch, row, source, target + column, weights, offset, depth, floor)
-        offset += PANEL * (depth + 1)
-
-
-@compiled
-def unpack(layout, flat, weights, scratch):
-    """Copies parameters, which are consecutive in ``flat``, to where the instructions read them.
-
-    ``layout [n, 5]`` holds for each the kind, its first number, where it goes, and its shape.
-    """
-    for i in range(layout.shape[0]):
-        kind, first, target, rows, columns = layout[i]
-        if kind == MATRIX:  # [rows, columns] is transposed into panels
-            for begin in range(0, rows, PANEL):
-                lanes = min(rows - begin, PANEL)
-                source, place = first + begin * columns, target + begin * (columns + 1)
-                for column in range(columns):
-                    out = weights[place + column * PANEL : place + column * PANEL + lanes]
-                    for lane in range(lanes):
-                        out[lane] = flat[source + lane * columns + column]
-        elif kind == BIAS:  # [rows] follows the panels of a matrix with so many columns
-            for row in range(rows):
-                place = target + (row // PANEL + 1) * PANEL * (columns + 1) - PANEL + row % PANEL
-                weights[place] = flat[first + row]
-        elif kind == TABLE:
-            for j in range(rows * columns):
-                weights[target + j] = flat[first + j]
-        else:
-            for row in range(scratch.shape[0]):
-                for j in range(columns):
-                    scratch[row, target + j] = flat[first + j]
-
-
-MATRIX, BIAS, TABLE, CONSTANT = range(4)
 
 
 # -- the rest: all rows of a block in one instruction ------------------------------------------------
@@ -532,7 +384,7 @@ def _of_three(function):
         for row in range(rows):
             out, x = results(instruction, scratch, row), first(instruction, scratch, row)
             y = second(instruction, scratch, row)
-            z = _columns(scratch, row, instruction[6], instruction[2])
+            z = columns(scratch, row, instruction[6], instruction[2])
             for j in range(out.shape[0]):
                 out[j] = function(x[j], y[j], z[j])
 
@@ -557,7 +409,7 @@ def interpolate(x, y, z):
 def reduce(instruction, scratch, row):
     """Functions of all columns; sums are taken in double precision."""
     kind, x, width = instruction[0], first(instruction, scratch, row), instruction[2]
-    out = _columns(scratch, row, instruction[1], width if kind >= SOFTMAX else 1)
+    out = columns(scratch, row, instruction[1], width if kind >= SOFTMAX else 1)
     if kind == LOWEST:
         low, missing = x[0], ZERO
         for j in range(width):

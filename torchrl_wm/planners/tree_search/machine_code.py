@@ -16,7 +16,15 @@ from pathlib import Path
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
-SOURCES = ("arithmetic", "exponential", "instructions", "kernels")
+SOURCES = (
+    "arithmetic",
+    "bfloat16",
+    "columns",
+    "exponential",
+    "instructions",
+    "kernels",
+    "products",
+)
 """The files that hold compiled functions, or numbers that are compiled into them."""
 
 

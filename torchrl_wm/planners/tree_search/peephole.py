@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torchrl_wm.planners.tree_search.instructions import PANEL, Code
+from torchrl_wm.planners.tree_search.instructions import Code
+from torchrl_wm.planners.tree_search.products import PANEL
 
 TARGET, WIDTH, A, B, STEP, MORE = range(1, 7)
 

@@ -7,6 +7,7 @@ with the columns of a row.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,9 +18,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchrl_wm.planners.threads import in_threads
-from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.instructions import FIELDS, PANEL, Code
+from torchrl_wm.planners.tree_search import instructions, products
+from torchrl_wm.planners.tree_search.bfloat16 import pack
+from torchrl_wm.planners.tree_search.instructions import FIELDS, Code
 from torchrl_wm.planners.tree_search.peephole import moved, simplify
+from torchrl_wm.planners.tree_search.products import PANEL
+from torchrl_wm.planners.tree_search.rounding import in_pairs
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ class Program:
         self.derived = recorder.derived
         code, first = simplify(recorder.code, *found)
         self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
-        self.layout[self.layout[:, 0] == instructions.CONSTANT, 2] += recorder.width
+        self.layout[self.layout[:, 0] == products.CONSTANT, 2] += recorder.width
         code = moved(code, recorder.width)
         self.network = instructions.Network(
             np.array(code, np.int64).reshape(-1, FIELDS),
@@ -73,6 +77,7 @@ class Program:
             np.zeros((instructions.BLOCK, recorder.width), np.float32),
             first + recorder.width,
         )
+        self.packing = np.zeros((0, 4), np.int64)
         self.refresh()
 
     def refresh(self) -> None:
@@ -82,9 +87,16 @@ class Program:
                 for value, function, arguments, options in self.derived:
                     value.copy_(function(*arguments, **options))
                 flat = torch.cat([value.reshape(-1) for value in self.parameters])
-            instructions.unpack(
-                self.layout, flat.numpy(), self.network.weights, self.network.scratch
-            )
+            weights = self.network.weights
+            products.unpack(self.layout, flat.numpy(), weights, self.network.scratch)
+            pack(self.packing, weights.view(np.uint32))
+
+    def rounded(self) -> Program:
+        """The same with products of numbers rounded to bfloat16, for a processor that has them."""
+        other = copy.copy(self)
+        other.network, other.packing = in_pairs(self.network)
+        other.refresh()
+        return other
 
     def __call__(
         self, index: Tensor, action: Tensor, latents: Sequence[Tensor], place: int
@@ -197,7 +209,7 @@ class _Recorder(TorchDispatchMode):
         if found is None:
             self._same_for_all_rows(value)
             found = self.place(value, value.numel())
-            self.load(instructions.CONSTANT, value, found.first, 1, found.width)
+            self.load(products.CONSTANT, value, found.first, 1, found.width)
         return found
 
     def known(self, value: Tensor) -> Columns:
@@ -210,7 +222,7 @@ class _Recorder(TorchDispatchMode):
         """Where a value lies that an operation changes in place."""
         found = self.known(value)
         for kind, _, first, _, width in self.layout:
-            if kind == instructions.CONSTANT and first <= found.first < first + width:
+            if kind == products.CONSTANT and first <= found.first < first + width:
                 raise Untranslatable("a constant that is changed in place")  # all rows share it
         return found
 
@@ -247,7 +259,7 @@ class _Recorder(TorchDispatchMode):
         self.layout.append((kind, self.numbers, target, rows, columns))
         value = value.detach()
         self.parameters.append(value.view(-1) if value.is_contiguous() else value)
-        self.numbers += rows * columns if kind != instructions.BIAS else rows
+        self.numbers += rows * columns if kind != products.BIAS else rows
 
     def reserve(self, count: int) -> int:
         """Reserves memory besides the rows."""
@@ -259,9 +271,9 @@ class _Recorder(TorchDispatchMode):
         depth, width = weight.shape
         panels = -(-width // PANEL) * PANEL
         memory = self.reserve(panels * (depth + 1))
-        self.load(instructions.MATRIX, weight.t(), memory, width, depth)
+        self.load(products.MATRIX, weight.t(), memory, width, depth)
         if bias is not None:
-            self.load(instructions.BIAS, bias, memory, width, depth)
+            self.load(products.BIAS, bias, memory, width, depth)
         self.emit(Code.LINEAR, target, panels, source, memory, step=0, more=depth)
 
     def emit(self, code: Code, target: int, width: int, a=0, b=0, step=1, more=0) -> None:
@@ -334,7 +346,7 @@ def _index_select(recorder: _Recorder, result, source, dim, index):
     if index is not recorder.action or id(source) in recorder._known:
         raise Untranslatable("index_select by anything but the action")
     table = recorder.reserve(source.numel())
-    recorder.load(instructions.TABLE, source, table, *source.shape)
+    recorder.load(products.TABLE, source, table, *source.shape)
     recorder.emit(Code.LOOKUP, *found, more=table)
 
 
