@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -41,10 +42,10 @@ def counts(recording: Program) -> Counter:
     return Counter(Code(kind).name for kind in recording.network.code[:, 0].tolist())
 
 
-def check(function) -> tuple[Counter, Counter]:
+def check(function, rtol: float = 0.0) -> tuple[Counter, Counter]:
     """Instructions before and after."""
     plain, simple = recorded(function, simplified=False), recorded(function)
-    torch.testing.assert_close(numbers(simple), numbers(plain), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(numbers(simple), numbers(plain), rtol=rtol, atol=0, equal_nan=True)
     return counts(plain), counts(simple)
 
 
@@ -103,6 +104,43 @@ def test_a_value_is_written_into_the_concatenation_that_it_is_read_from():
     build = lambda x: linear(torch.cat([x, F.relu(linear(x, 16))], -1), 3)
     before, after = check(network(build))
     assert before["COPY"] == 2 and not after["COPY"]
+
+
+SCALE = torch.linspace(-1, 2, SIZE)
+
+
+def rms_norm(x, used=None, width=SIZE):
+    """By its operations, one of whose results has another use."""
+    y = torch.tanh(x)
+    square = y * y
+    mean = square[:, :width].mean(-1, keepdim=True)
+    root = (mean + 1e-3).rsqrt()
+    divided = y * root
+    results = {"square": square, "mean": mean, "root": root, "divided": divided}
+    return divided * SCALE + (results[used] if used else 0)
+
+
+def test_a_normalisation_is_one_instruction():
+    for build in (rms_norm, lambda x: F.rms_norm(torch.tanh(x), (SIZE,), SCALE, 1e-3)):
+        before, after = check(network(build), rtol=1e-6)  # the factors are multiplied first
+        assert before["RMS_NORM"] == 0 and before["RSQRT"] == 1
+        assert after["RMS_NORM"] == 1 and after["RSQRT"] == after["MEAN"] == 0
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(partial(rms_norm, used=name) for name in ("square", "mean", "root", "divided")),
+        partial(rms_norm, width=SIZE - 4),
+        lambda x: x * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt() * x.tanh(),
+        lambda x: x.tanh() * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt() * SCALE,
+        lambda x: x * (x * SCALE).mean(-1, keepdim=True).add(1e-3).rsqrt() * SCALE,
+        lambda x: x * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt() * 2,
+    ],
+)
+def test_what_is_almost_a_normalisation_stays_what_it_is(build):
+    before, after = check(network(build))
+    assert before["RSQRT"] == after["RSQRT"] + after["RMS_NORM"] == 1
 
 
 def twice(x):

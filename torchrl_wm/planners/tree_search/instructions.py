@@ -46,7 +46,7 @@ class Code(enum.IntEnum):
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
     ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG = 15, 16, 17, 18, 19, 20, 21, 22
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP = range(30, 40)
-    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE = range(40, 47)
+    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE, RMS_NORM = range(40, 48)
 
 
 FIELDS = 7
@@ -54,7 +54,7 @@ FIELDS = 7
     GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, COPY, FLIP, SPREAD,
     RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG,
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP,
-    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE,
+    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE, RMS_NORM,
 ) = (int(code) for code in Code)  # fmt: skip
 
 
@@ -432,6 +432,9 @@ def reduce(instruction, scratch, row):
             one_hot_of_fours(out, x)
         else:
             one_hot_of_groups(out, x, instruction[6])
+    elif kind == RMS_NORM:
+        scale = second(instruction, scratch, row)
+        rms_norm(out, x, scale, scratch[row, instruction[6]])
     else:
         total = 0.0
         for j in range(width):
@@ -505,6 +508,17 @@ def one_hot_of_fours(out, x):
         out[4 * i + 1] = ONE if is_b else ZERO
         out[4 * i + 2] = ONE if is_c else ZERO
         out[4 * i + 3] = ONE if is_d else ZERO
+
+
+@faithful_sums
+def rms_norm(out, x, scale, epsilon):
+    """Divides by the root of the mean square, and multiplies by a scale."""
+    total = 0.0
+    for j in range(x.shape[0]):
+        total += np.float64(x[j] * x[j])
+    factor = ONE / np.sqrt(np.float32(total / x.shape[0]) + epsilon)
+    for j in range(out.shape[0]):
+        out[j] = x[j] * factor * scale[j]
 
 
 @faithful_sums

@@ -46,6 +46,7 @@ def simplify(
     lines = [list(line) for line in code]
     # The results are read last, by an instruction that writes to columns of nobody.
     lines.append([Code.COPY, 0, width, first, 0, 1, 0])
+    _join_norms(lines)
     for simpler in (_join_relu, _write_in_place):
         place = 0
         while place < len(lines) - 1:
@@ -68,6 +69,31 @@ def moved(code: Sequence[Sequence[int]], by: int) -> list[list[int]]:
         for field, _ in _fields(line):
             line[field] += by
     return lines
+
+
+_RMS_NORM = (Code.MULTIPLY, Code.MEAN, Code.ADD, Code.RSQRT, Code.MULTIPLY, Code.MULTIPLY)
+
+
+def _join_norms(lines: list[list[int]]) -> None:
+    """Makes one instruction of the operations of a root-mean-square normalisation."""
+    for place in range(len(lines) - len(_RMS_NORM), -1, -1):
+        after = place + len(_RMS_NORM)
+        found = lines[place:after]
+        if tuple(line[0] for line in found) != _RMS_NORM:
+            continue
+        square, mean, shift, root, divide, scale = found
+        x, width = square[A], square[WIDTH]
+        chain = [square[B] == x, mean[A] == square[TARGET], mean[WIDTH] == width]
+        chain += [shift[A] == mean[TARGET], root[A] == shift[TARGET], shift[WIDTH] == 1]
+        chain += [divide[A] == x, divide[B] == root[TARGET], divide[WIDTH] == width]
+        chain += [not divide[STEP], scale[A] == divide[TARGET], scale[WIDTH] == width]
+        if all(chain) and square[STEP] and scale[STEP]:
+            own = [(line[TARGET], line[TARGET] + line[WIDTH]) for line in (square, divide)]
+            own += [(line[TARGET], line[TARGET] + 1) for line in (mean, shift, root)]
+            users = {access.place for columns in own for access in _touching(lines, *columns)}
+            if users <= set(range(place, after)):
+                fused = [Code.RMS_NORM, scale[TARGET], width, x, scale[B], 1, shift[B]]
+                lines[place:after] = [fused]
 
 
 def _join_relu(lines: list[list[int]], place: int) -> bool:
@@ -127,6 +153,8 @@ def _fields(line: Sequence[int]) -> list[tuple[int, int]]:
     if kind < Code.LOWEST:
         fields = [(TARGET, width), (A, width), (B, width if line[STEP] else 1)]
         return [*fields, (MORE, width)] if kind in (Code.WHERE, Code.LERP) else fields
+    if kind == Code.RMS_NORM:
+        return [(TARGET, width), (A, width), (B, width), (MORE, 1)]
     if kind == Code.STANDARDISE:
         return [(TARGET, width), (A, width), (MORE, 1)]
     whole = kind in (Code.SOFTMAX, Code.ONE_HOT)

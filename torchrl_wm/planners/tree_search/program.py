@@ -168,6 +168,7 @@ class _Recorder(TorchDispatchMode):
         self.derived: list[tuple] = []  # tensors that follow from parameters, and how
         self.largest: dict[int, tuple[Columns, int]] = {}  # what an argmax is of, and its classes
         self.untold: set[int] = set()  # results that no instruction computes
+        self.same: set[int] = set()  # parameters and constants, which do not differ from row to row
         # Values [blocks, R, n], whose columns are those of [R, blocks, n].
         self.turned: set[int] = set()
         self.width = self.memory = self.numbers = 0
@@ -209,6 +210,7 @@ class _Recorder(TorchDispatchMode):
         if found is None:
             self._same_for_all_rows(value)
             found = self.place(value, value.numel())
+            self.same.add(id(value))
             self.load(products.CONSTANT, value, found.first, 1, found.width)
         return found
 
@@ -473,9 +475,8 @@ def _binary(code: Code, in_place: bool = False, swapped: bool = False):
 def _operand(recorder: _Recorder, result: Tensor, value) -> Columns:
     if not isinstance(value, Tensor):
         return Columns(recorder.number(float(value)), 1)
-    known = id(value) in recorder._known
     found = recorder.columns(value)
-    if known and value.ndim != result.ndim:
+    if id(value) not in recorder.same and value.ndim != result.ndim:
         raise Untranslatable("tensors with different numbers of dimensions")
     width = recorder.width_of(result)
     if found.width not in (1, width):
