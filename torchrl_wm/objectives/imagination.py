@@ -100,7 +100,8 @@ class Imagination(nn.Module):
             TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded; zeros in the last
             row), ``reward``, ``continuation`` and, with a critic, ``state_value``, ``[..., 1]`` each. Where
             the actor ran in torch, and not in a program on the CPU, also its outputs ``raw_policy``, with
-            their graph (zeros in the last row). Under autocast a program's ``features`` have its dtype.
+            their graph (zeros in the last row). Under autocast to bfloat16 a program's ``features`` have
+            that type.
         """
         policies: list[Tensor] = []
         act = self._acting(policies)
@@ -137,8 +138,6 @@ class Imagination(nn.Module):
         if found is None:
             return None
         features, actions = found
-        if torch.is_autocast_enabled("cpu"):  # rounded once, and not by every head that reads them
-            features = features.to(torch.get_autocast_dtype("cpu"))
         actions = torch.cat([actions, torch.zeros_like(actions[:1])])
         return TensorDict({"features": features, keys.ACTION: actions}, features.shape[:2])
 

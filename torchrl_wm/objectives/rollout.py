@@ -36,6 +36,8 @@ class Rollout:
     def __call__(self, start: Tensor, noise: Tensor) -> tuple[Tensor, Tensor] | None:
         """Features ``[H + 1, N, F]`` and actions ``[H, N, A]`` without gradients, if there is a program.
 
+        Under autocast to bfloat16 the features have this type: what reads them would round them.
+
         Args:
             start (Tensor): features ``[N, F]``.
             noise (Tensor): of the model's draws, ``[H, N, noise size]``.
@@ -45,11 +47,7 @@ class Rollout:
         program = policy and self._followed(start, policy.noise(), noise[0])
         if not program:
             return None
-        # From numpy, which asks for large pages: touching small ones first would take a tenth of the time.
-        features = np.empty((horizon + 1, *start.shape), np.float32)
-        features[0] = start.numpy()
-        actions = _follow(program, features, policy.noise((horizon,)), noise)
-        return torch.from_numpy(features), torch.from_numpy(actions)
+        return _follow(program, start, policy.noise((horizon,)), noise)
 
     def _policy(self, start: Tensor) -> Prediction | None:
         """A distribution that makes noise of the actor's draws, if it and the model can be expressed."""
@@ -74,16 +72,32 @@ def _is_stepwise(model: WorldModel) -> bool:
     return kind.imagine is WorldModel.imagine and kind._imagine_tensors in known
 
 
-def _follow(program: Program, features: np.ndarray, draws: Tensor, noise: Tensor) -> np.ndarray:
-    """Writes all features but the first; returns the actions ``[H, N, A]``."""
+def _follow(program: Program, start: Tensor, draws: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``[H + 1, N, F]`` and actions ``[H, N, A]``."""
     horizon, rows, _ = noise.shape
-    inputs = (x.contiguous().numpy() for x in (draws, noise))
-    memory = tuple(x.reshape(-1, x.shape[-1]) for x in (features, *inputs))
-    index = np.arange(horizon * rows)
-    actions = np.empty((horizon, rows, program.width), np.float32)
+    features = _empty((horizon + 1, *start.shape))
+    features[0] = start
+    bits = features.dtype == torch.bfloat16
+    empty = torch.empty(0, *start.shape)
+    whole = empty if bits else features[1:]
+    rounded = (features[1:] if bits else empty.bfloat16()).view(torch.uint16)
+    inputs = (
+        start.clone(memory_format=torch.contiguous_format),
+        draws.contiguous(),
+        noise.contiguous(),
+    )
+    arrays = [x.numpy() for x in (*inputs, whole, rounded)]
+    index, actions = np.arange(rows), np.empty((horizon, rows, program.width), np.float32)
 
     def imagine(begin: int, end: int) -> None:
-        instructions.unroll(program.network.copy(), index, begin, end, memory, actions)
+        instructions.unroll(program.network.copy(), index, begin, end, *arrays, actions)
 
     in_threads(imagine, rows, _SHARE)
-    return actions
+    return features, torch.from_numpy(actions)
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
+        return torch.empty(shape, dtype=torch.bfloat16)
+    # From numpy, which asks for large pages: touching small ones first would take a tenth of the time.
+    return torch.from_numpy(np.empty(shape, np.float32))

@@ -126,6 +126,13 @@ def _rounded(number):
     return number + HALF + ((number >> SHIFT) & LAST)
 
 
+@faithful
+def round_into(out, numbers):
+    """Bits ``uint16`` of rounded numbers."""
+    for j in range(out.shape[0]):
+        out[j] = np.uint16(_rounded(np.float32(numbers[j]).view(np.uint32)) >> SHIFT)
+
+
 @compiled
 def pack(layout, weights):
     """Weights and biases in panels, as bits ``uint32``, to panels of pairs.

@@ -24,7 +24,11 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     maximum,
     minimum,
 )
-from torchrl_wm.planners.tree_search.bfloat16 import linear_of_pairs, round_pairs
+from torchrl_wm.planners.tree_search.bfloat16 import (
+    linear_of_pairs,
+    round_into,
+    round_pairs,
+)
 from torchrl_wm.planners.tree_search.columns import columns, fields, first, results, second
 from torchrl_wm.planners.tree_search.products import linear
 
@@ -111,15 +115,30 @@ def follow(network, rows, actions, noise, latents, out):
 
 
 @compiled
-def unroll(network, index, begin, end, memory, out):
-    """Rows ``begin ... end - 1`` of ``out [H, N, C]``, step by step: the states of all steps are kept.
+def unroll(network, index, begin, end, state, draws, noise, whole, rounded, out):
+    """Consecutive rows ``begin ... end - 1`` of ``state [N, S]``: each step overwrites them.
 
-    ``memory`` holds arrays ``[(H + 1) N, S]``, time first; ``index`` counts their rows.
+    Reads ``draws [H, N, A]`` and ``noise [H, N, Z]``, writes to ``out [H, N, C]``. The states go to
+    ``whole [H, N, S]``, or, if this is empty, to ``rounded``, as bits of bfloat16. A few rows take all
+    steps before the next few do.
     """
-    steps, count, _ = out.shape
-    for step in range(steps):
-        rows = index[step * count + begin : step * count + end]
-        run(network, rows, rows, memory, (step + 1) * count + begin, out[step, begin:end])
+    for first_row in range(begin, end, BLOCK):
+        rows = index[first_row : min(first_row + BLOCK, end)]
+        for step in range(out.shape[0]):
+            inputs = state, draws[step], noise[step]
+            run(network, rows, rows, inputs, first_row, out[step, rows[0] : rows[-1] + 1])
+            for row in rows:
+                if whole.shape[0]:
+                    copy_into(whole[step, row], state[row])
+                else:
+                    round_into(rounded[step, row], state[row])
+
+
+@faithful
+def copy_into(out, numbers):
+    """Copies numbers, in a loop: an assignment would ask whether they overlap."""
+    for j in range(out.shape[0]):
+        out[j] = numbers[j]
 
 
 @faithful
