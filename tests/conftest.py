@@ -190,5 +190,8 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def golden(request, tested_device) -> GoldenCase:
     """The golden case that a test marked ``golden(<family>)`` runs on, on the device of the tests."""
-    with torch.device(DEVICE):
+    # The deterministic convolutions of a GPU add in an order that rounds more: of two pixels of v3_encdec__a
+    # that differ by 2e-6 the other one then is the largest, and gets the gradient.
+    kernels = {"enabled": True, "deterministic": False, "allow_tf32": False}
+    with torch.device(DEVICE), torch.backends.cudnn.flags(**kernels):
         yield GoldenCase(request.param)

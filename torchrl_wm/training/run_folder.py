@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
+import torch
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -149,8 +151,9 @@ class RunFolder:
 
 def code_version() -> dict[str, str]:
     """Versions of this package, torch, torchrl and python, and the git commit of a checkout."""
-    facts = {"python": sys.version.split()[0]}
-    for package in ("torchrl_wm", "torch", "torchrl", "tensordict"):
+    # The installed metadata leaves out what torch was built for.
+    facts = {"python": sys.version.split()[0], "torch": torch.__version__}
+    for package in ("torchrl_wm", "torchrl", "tensordict"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
