@@ -8,7 +8,7 @@ import torchrl_wm
 PACKAGE = Path(torchrl_wm.__file__).parent
 FLOORS = [
     {"keys", "ranges"},
-    {"functional"},
+    {"functional", "programs"},
     {"modules"},
     {"envs", "data", "world_models"},
     {"planners"},

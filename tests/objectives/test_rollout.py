@@ -22,7 +22,7 @@ from torchrl_wm.modules import TwoHotHead, actor_head
 from torchrl_wm.modules.action_distributions import DiagonalNormal
 from torchrl_wm.modules.outputs import Output, TanhNormalOutput
 from torchrl_wm.objectives import ActorLoss, Imagination, Reinforce, align_v3
-from torchrl_wm.planners.tree_search import bfloat16
+from torchrl_wm.programs import bfloat16
 from torchrl_wm.world_models import RSSM, make_identity, make_rssm
 
 OBSERVATIONS = Composite(observation=Unbounded(3))

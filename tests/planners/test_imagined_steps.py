@@ -9,9 +9,9 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl_wm.planners import CEMPlanner, imagined_steps
 from torchrl_wm.planners import simulators as simulators_module
 from torchrl_wm.planners.simulators import ModelSimulator
-from torchrl_wm.planners.tree_search import bfloat16
-from torchrl_wm.planners.tree_search import program as program_module
-from torchrl_wm.planners.tree_search.program import Program
+from torchrl_wm.programs import bfloat16
+from torchrl_wm.programs import program as program_module
+from torchrl_wm.programs.program import Program
 from torchrl_wm.world_models import make_identity, make_muzero, make_rssm
 
 SPECS = Composite(observation=Unbounded(3)), Composite(action=Bounded(-1, 1, (2,)))

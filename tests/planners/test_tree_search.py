@@ -35,8 +35,8 @@ from torchrl_wm.planners import (
     tree_to_dot,
 )
 from torchrl_wm.planners.tree_search import EXECUTORS, Root
-from torchrl_wm.planners.tree_search.exponential import exp
 from torchrl_wm.policies import FilteringSearch
+from torchrl_wm.programs.exponential import exp
 from torchrl_wm.world_models import make_muzero, make_rssm
 
 executors = pytest.mark.parametrize("executor", list(EXECUTORS))

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from torchrl_wm.modules.distributions import Prediction
 from torchrl_wm.modules.outputs import Output
-from torchrl_wm.planners.followed_program import FollowedProgram
-from torchrl_wm.planners.threads import in_threads
-from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.program import Program
+from torchrl_wm.programs import instructions
+from torchrl_wm.programs.followed_program import FollowedProgram
+from torchrl_wm.programs.program import Program
+from torchrl_wm.programs.threads import in_threads
 from torchrl_wm.world_models import RSSM, WorldModel
 
 _FEWEST = 2**9  # rows of all steps for which it is worth recording a program
@@ -21,7 +21,7 @@ _SHARE = 64  # rows that are worth a thread of their own
 class Rollout:
     """What an actor does in a world model and what follows, as a program predicts it.
 
-    A :class:`~torchrl_wm.planners.tree_search.program.Program` takes a few rows through all operations of
+    A :class:`~torchrl_wm.programs.program.Program` takes a few rows through all operations of
     a step before the next few, so that their numbers stay in the cache.
 
     Args:

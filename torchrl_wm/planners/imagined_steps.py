@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrl_wm.planners.followed_program import FollowedProgram
-from torchrl_wm.planners.threads import in_threads
-from torchrl_wm.planners.tree_search import instructions
-from torchrl_wm.planners.tree_search.program import Program
+from torchrl_wm.programs import instructions
+from torchrl_wm.programs.followed_program import FollowedProgram
+from torchrl_wm.programs.program import Program
+from torchrl_wm.programs.threads import in_threads
 from torchrl_wm.world_models import WorldModel
 
 _SHARE = 2**20  # rows times weights that are worth a thread of their own
@@ -19,7 +19,7 @@ _FEWEST = 16  # rows that are
 class ImaginedSteps:
     """Latents, rewards and continuations along action sequences, as a model's program predicts them.
 
-    A :class:`~torchrl_wm.planners.tree_search.program.Program` executes one step for a few rows at a time,
+    A :class:`~torchrl_wm.programs.program.Program` executes one step for a few rows at a time,
     which for networks with tens of units takes half the time of recorded operations, and for hundreds nine
     tenths.
 

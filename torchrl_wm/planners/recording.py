@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchrl_wm.planners.watched import Watched
+from torchrl_wm.programs.watched import Watched
 
 # A planner meets a few shapes: its iterations, with the environments of training and of evaluation.
 _SHAPES = 16

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners.recording import traced
-from torchrl_wm.planners.tree_search.program import Program, recorded_program
-from torchrl_wm.planners.watched import Watched
+from torchrl_wm.programs.program import Program, recorded_program
+from torchrl_wm.programs.watched import Watched
 
 Latents = tuple[Tensor, ...]
 
@@ -169,7 +169,7 @@ class NodeEvaluator(nn.Module):
 
     Where the dynamics allow it, the operations are recorded once: for the few rows of acting, most of the
     time of a small network is overhead between its operations. On a CPU, MLPs and recurrent cells become
-    a :class:`~torchrl_wm.planners.tree_search.program.Program`; networks of more than two million weights,
+    a :class:`~torchrl_wm.programs.program.Program`; networks of more than two million weights,
     and operations that it cannot express (convolutions, sampling), are recorded by ``torch.jit.trace``.
     Recordings follow the training of the parameters from one search to the next.
 

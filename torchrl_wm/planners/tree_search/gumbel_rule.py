@@ -9,10 +9,10 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_wm.functional.noise import gumbel_noise
-from torchrl_wm.planners.tree_search.exponential import softmax
 from torchrl_wm.planners.tree_search.normalization import completed_q
 from torchrl_wm.planners.tree_search.sequential_halving import considered_visits_table
 from torchrl_wm.planners.tree_search.tree import NodeStatistics, node_statistics
+from torchrl_wm.programs.exponential import softmax
 from torchrl_wm.ranges import COUNT, WEIGHT
 
 _LOWEST_SCORE = -1e9

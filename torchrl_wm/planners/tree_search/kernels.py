@@ -13,7 +13,15 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.arithmetic import (
+from torchrl_wm.planners.tree_search.evaluation import PackedStep
+from torchrl_wm.planners.tree_search.tree import (
+    CHANCE,
+    DECISION,
+    NO_CHILD,
+    TERMINAL,
+    tree_of,
+)
+from torchrl_wm.programs.arithmetic import (
     MINUS_INFINITY,
     ONE,
     TINY,
@@ -25,15 +33,7 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     reordered,
     softmax,
 )
-from torchrl_wm.planners.tree_search.evaluation import PackedStep
-from torchrl_wm.planners.tree_search.instructions import BLOCK, run
-from torchrl_wm.planners.tree_search.tree import (
-    CHANCE,
-    DECISION,
-    NO_CHILD,
-    TERMINAL,
-    tree_of,
-)
+from torchrl_wm.programs.instructions import BLOCK, run
 
 LOWEST_SCORE = np.float32(-1e9)
 NOT_FINITE, MINUS_INFINITY_BITS = np.int32(0x7F800000), np.float32(-np.inf).view(np.int32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
@@ -13,6 +12,7 @@ from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.normalization import FixedBounds, ParentAndSiblings, TreeWide
 from torchrl_wm.planners.tree_search.rounds import RoundsExecutor
+from torchrl_wm.programs.threads import in_threads
 
 _RANGES = {
     ParentAndSiblings: kernels.PARENT_AND_SIBLINGS,

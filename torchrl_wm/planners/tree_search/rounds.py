@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
 from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
+from torchrl_wm.programs.threads import in_threads
 
 
 class RoundsExecutor(Executor):

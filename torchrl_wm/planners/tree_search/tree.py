@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.exponential import softmax
+from torchrl_wm.programs.exponential import softmax
 
 NO_CHILD = -1
 DECISION, CHANCE, TERMINAL = 0, 1, 2

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from plain_dynamics import Plain, assert_equal_trees
 
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
-from torchrl_wm.planners import threads as threads_module
-from torchrl_wm.planners.threads import in_threads
 from torchrl_wm.planners.tree_search import NodeEvaluator
+from torchrl_wm.programs import threads as threads_module
+from torchrl_wm.programs.threads import in_threads
 
 
 @pytest.fixture

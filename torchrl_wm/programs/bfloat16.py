@@ -12,14 +12,14 @@ from numba.core import cgutils, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from torchrl_wm.planners.tree_search.arithmetic import (
+from torchrl_wm.programs.arithmetic import (
     MINUS_INFINITY,
     ZERO,
     compiled,
     faithful,
     faithful_inlined,
 )
-from torchrl_wm.planners.tree_search.products import PANEL, TILE_ROWS, tile_of
+from torchrl_wm.programs.products import PANEL, TILE_ROWS, tile_of
 
 _TYPED = (16,)  # the first version of LLVM whose instructions take this type of numbers
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")

@@ -9,6 +9,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import types
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -19,17 +20,20 @@ from numba.core.caching import IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
 import torchrl_wm
+from torchrl_wm import programs
 from torchrl_wm.planners import tree_search
-from torchrl_wm.planners.tree_search import instructions, kernels, machine_code
-from torchrl_wm.planners.tree_search.machine_code import SOURCES, sources_stamp
+from torchrl_wm.planners.tree_search import kernels
+from torchrl_wm.programs import instructions, machine_code
+from torchrl_wm.programs.machine_code import SOURCES, sources_stamp
 
 
 def dispatchers() -> dict[int, Dispatcher]:
     """All compiled functions of the package."""
     found = {}
-    for module in pkgutil.iter_modules(tree_search.__path__):
-        module = importlib.import_module(f"{tree_search.__name__}.{module.name}")
-        found |= {id(x): x for x in vars(module).values() if isinstance(x, Dispatcher)}
+    for package in (programs, tree_search):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(module.name)
+            found |= {id(x): x for x in vars(module).values() if isinstance(x, Dispatcher)}
     return found
 
 
@@ -42,14 +46,16 @@ def test_no_two_functions_are_linked_by_the_same_name():
 
 
 def test_every_file_with_compiled_functions_is_watched():
-    holding = {x.py_func.__module__.rsplit(".")[-1] for x in dispatchers().values()}
-    assert holding | {"exponential"} == set(SOURCES)
+    holding = {x.py_func.__module__.replace(".", "/") for x in dispatchers().values()}
+    expected = {f"torchrl_wm/{name}" for name in SOURCES}
+    assert holding | {"torchrl_wm/programs/exponential"} == expected
 
 
 def test_the_stamp_is_that_of_all_files(tmp_path, monkeypatch):
     for name in SOURCES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.py").write_text(name)
-    monkeypatch.setattr(machine_code, "__file__", str(tmp_path / "machine_code.py"))
+    monkeypatch.setattr(machine_code, "__file__", str(tmp_path / "programs" / "machine_code.py"))
     stamps = set()
     for name in (*SOURCES, None):
         stamps.add(sources_stamp.__wrapped__())
@@ -97,6 +103,23 @@ def test_what_was_saved_is_found_again_and_not_for_other_sources(tmp_path):
     assert later.load("first") is None
     later.save("first", "changed")
     assert later.load("first") == "changed" and later.load("second") is None
+
+
+def test_files_of_code_that_had_its_classes_elsewhere_are_no_obstacle(tmp_path, monkeypatch):
+    folder = str(tmp_path)
+    for gone in ("module", "class"):
+        module = types.ModuleType("earlier")
+        module.Key = type("Key", (), {"__module__": "earlier"})
+        monkeypatch.setitem(sys.modules, "earlier", module)
+        machine_code._Files(folder, gone, "stamp").save(module.Key(), "code")
+        if gone == "class":
+            del module.Key
+        else:
+            monkeypatch.delitem(sys.modules, "earlier")
+        files = machine_code._Files(folder, gone, "stamp")
+        assert files.load("key") is None
+        files.save("key", "new code")
+        assert files.load("key") == "new code"
 
 
 def _one_more(x):

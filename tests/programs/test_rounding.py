@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchrl_wm.modules.networks import block_product
-from torchrl_wm.planners.followed_program import FollowedProgram
-from torchrl_wm.planners.tree_search import bfloat16
-from torchrl_wm.planners.tree_search.instructions import Code
-from torchrl_wm.planners.tree_search.program import Program
+from torchrl_wm.programs import bfloat16
+from torchrl_wm.programs.followed_program import FollowedProgram
+from torchrl_wm.programs.instructions import Code
+from torchrl_wm.programs.program import Program
 
 needs_products = pytest.mark.skipif(
     not bfloat16.SUPPORTED,

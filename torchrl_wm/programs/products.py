@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from torchrl_wm.planners.tree_search.arithmetic import MINUS_INFINITY, ZERO, compiled, faithful
+from torchrl_wm.programs.arithmetic import MINUS_INFINITY, ZERO, compiled, faithful
 
 TILE_ROWS, LANES, PANEL = 4, 8, 16
 """Columns of a weight that lie together; the width of a product's output is a multiple of it."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torchrl_wm.planners.tree_search.instructions import Code
-from torchrl_wm.planners.tree_search.products import PANEL
+from torchrl_wm.programs.instructions import Code
+from torchrl_wm.programs.products import PANEL
 
 TARGET, WIDTH, A, B, STEP, MORE = range(1, 7)
 
@@ -34,7 +34,7 @@ def simplify(
     """Instructions with the same results, and the first column of these.
 
     Args:
-        code (sequence): the instructions, see :class:`~torchrl_wm.planners.tree_search.instructions.Code`.
+        code (sequence): the instructions, see :class:`~torchrl_wm.programs.instructions.Code`.
         first (int): first column of the results; as all columns, below 0.
         width (int): their number.
 

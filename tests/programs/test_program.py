@@ -20,11 +20,11 @@ from torchrl_wm.planners.tree_search import (
     EXECUTORS,
     NodeEvaluator,
     Root,
-    program,
 )
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.models import TensorModel
-from torchrl_wm.planners.tree_search.program import Program, Untranslatable
+from torchrl_wm.programs import program
+from torchrl_wm.programs.program import Program, Untranslatable
 from torchrl_wm.world_models import make_muzero
 
 ROWS = (1, 3, 16, 37)  # of one tile and of several blocks, whole and broken

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchrl_wm.planners.threads import in_threads
-from torchrl_wm.planners.tree_search import instructions, products
-from torchrl_wm.planners.tree_search.bfloat16 import pack
-from torchrl_wm.planners.tree_search.instructions import FIELDS, Code
-from torchrl_wm.planners.tree_search.peephole import moved, simplify
-from torchrl_wm.planners.tree_search.products import PANEL
-from torchrl_wm.planners.tree_search.rounding import in_pairs
+from torchrl_wm.programs import instructions, products
+from torchrl_wm.programs.bfloat16 import pack
+from torchrl_wm.programs.instructions import FIELDS, Code
+from torchrl_wm.programs.peephole import moved, simplify
+from torchrl_wm.programs.products import PANEL
+from torchrl_wm.programs.rounding import in_pairs
+from torchrl_wm.programs.threads import in_threads
 
 aten = torch.ops.aten
 _LOGGER = logging.getLogger(__name__)

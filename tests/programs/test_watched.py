@@ -10,7 +10,7 @@ from torch import nn
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
 from torchrl_wm.planners import CEMPlanner, SearchPolicy
-from torchrl_wm.planners.watched import Watched
+from torchrl_wm.programs.watched import Watched
 from torchrl_wm.world_models import make_muzero, make_rssm
 
 

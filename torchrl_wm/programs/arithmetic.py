@@ -7,14 +7,14 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from torchrl_wm.planners.tree_search.exponential import (
+from torchrl_wm.programs.exponential import (
     COEFFICIENTS,
     LN2_HIGH,
     LN2_LOW,
     LOG2_E,
     LOWEST,
 )
-from torchrl_wm.planners.tree_search.machine_code import kept_on_disk
+from torchrl_wm.programs.machine_code import kept_on_disk
 
 # Nothing is allocated inside, so arrays need no reference counts (atomic, costlier than the arithmetic).
 # Nor is the interpreter's lock needed: rows are shared out to threads.
@@ -92,7 +92,7 @@ polynomial, fused_polynomial = inlined(_polynomial), _fused(_polynomial)
 
 
 def _exp(x):
-    """The polynomial of :mod:`~torchrl_wm.planners.tree_search.exponential`, for ``x <= 0`` or NaN."""
+    """The polynomial of :mod:`~torchrl_wm.programs.exponential`, for ``x <= 0`` or NaN."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
     shifted = x * LOG2_E + HALF
     exponent = np.int32(shifted)  # rounds towards zero, where a floor is needed

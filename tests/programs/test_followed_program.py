@@ -8,8 +8,8 @@ import pickle
 import torch
 from torch import nn
 
-from torchrl_wm.planners.followed_program import FollowedProgram
-from torchrl_wm.planners.tree_search import program as program_module
+from torchrl_wm.programs import program as program_module
+from torchrl_wm.programs.followed_program import FollowedProgram
 
 
 class Doubler:

@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from torchrl_wm.planners.tree_search.arithmetic import views
+from torchrl_wm.programs.arithmetic import views
 
 
 @intrinsic

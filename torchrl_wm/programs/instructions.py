@@ -2,7 +2,7 @@
 
 A row of ``scratch`` holds every value of one evaluation side by side; an instruction reads some columns
 and writes others. A few rows go through all instructions before the next few do, so that they stay in
-the cache. See :mod:`~torchrl_wm.planners.tree_search.program` for where instructions come from.
+the cache. See :mod:`~torchrl_wm.programs.program` for where instructions come from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torchrl_wm.planners.tree_search.arithmetic import (
+from torchrl_wm.programs.arithmetic import (
     ONE,
     ZERO,
     compiled,
@@ -24,13 +24,13 @@ from torchrl_wm.planners.tree_search.arithmetic import (
     maximum,
     minimum,
 )
-from torchrl_wm.planners.tree_search.bfloat16 import (
+from torchrl_wm.programs.bfloat16 import (
     linear_of_pairs,
     round_into,
     round_pairs,
 )
-from torchrl_wm.planners.tree_search.columns import columns, fields, first, results, second
-from torchrl_wm.planners.tree_search.products import linear
+from torchrl_wm.programs.columns import columns, fields, first, results, second
+from torchrl_wm.programs.products import linear
 
 BLOCK = 32
 """Rows that go through all instructions together; a multiple of those of a product's tile."""

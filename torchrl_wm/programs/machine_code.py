@@ -17,13 +17,13 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 
 SOURCES = (
-    "arithmetic",
-    "bfloat16",
-    "columns",
-    "exponential",
-    "instructions",
-    "kernels",
-    "products",
+    "programs/arithmetic",
+    "programs/bfloat16",
+    "programs/columns",
+    "programs/exponential",
+    "programs/instructions",
+    "programs/products",
+    "planners/tree_search/kernels",
 )
 """The files that hold compiled functions, or numbers that are compiled into them."""
 
@@ -54,6 +54,12 @@ class _Cache(FunctionCache):
 class _Files(IndexDataCacheFile):
     """Files that are named after what they hold; they are complete when the index begins to name them."""
 
+    def _load_index(self):
+        try:
+            return super()._load_index()
+        except (AttributeError, ImportError):  # of earlier code, which had its classes elsewhere
+            return {}
+
     def save(self, key, data):
         overloads = self._load_index()
         what = hashlib.sha256(repr((key, self._source_stamp, self._version)).encode())
@@ -73,6 +79,7 @@ def _announce() -> None:
 @functools.cache
 def sources_stamp() -> str:
     """Differs when any of the files differs."""
-    files = [str(Path(__file__).with_name(f"{name}.py")) for name in SOURCES]
+    package = Path(__file__).parents[1]
+    files = [str(package / f"{name}.py") for name in SOURCES]
     text = b"".join(__loader__.get_data(file) for file in files)  # also from a zip archive
     return hashlib.sha256(text).hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchrl_wm.planners.tree_search.instructions import FIELDS, Code, Network
-from torchrl_wm.planners.tree_search.products import PANEL
+from torchrl_wm.programs.instructions import FIELDS, Code, Network
+from torchrl_wm.programs.products import PANEL
 
 _SHALLOWEST = 16  # numbers in a sum for which rounding them first takes less time than it saves
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from torchrl_wm.planners.tree_search import program
-from torchrl_wm.planners.tree_search.instructions import Code
-from torchrl_wm.planners.tree_search.program import Program
+from torchrl_wm.programs import program
+from torchrl_wm.programs.instructions import Code
+from torchrl_wm.programs.program import Program
 
 ROWS, SIZE = 6, 20
 WIDTHS = (3, 16, 20, 32)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from torchrl_wm.planners.tree_search import bfloat16
-from torchrl_wm.planners.tree_search.program import Program, recorded_program
-from torchrl_wm.planners.watched import Watched
+from torchrl_wm.programs import bfloat16
+from torchrl_wm.programs.program import Program, recorded_program
+from torchrl_wm.programs.watched import Watched
 
 _FEW = 16  # rows to record with: of more, some modules do the same with other operations
 
@@ -23,7 +23,7 @@ class FollowedProgram:
     for more than two million weights, and for what no program can express.
 
     Args:
-        function (callable): what a :class:`~torchrl_wm.planners.tree_search.program.Program` is made of.
+        function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.
         *modules (nn.Module): all that it reads parameters of; messages name the first.
     """
 
