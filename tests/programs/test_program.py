@@ -23,7 +23,8 @@ from torchrl_wm.planners.tree_search import (
 )
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.models import TensorModel
-from torchrl_wm.programs import program
+from torchrl_wm.programs import program, translations
+from torchrl_wm.programs.instructions import Code
 from torchrl_wm.programs.program import Program, Untranslatable
 from torchrl_wm.world_models import make_muzero
 
@@ -306,10 +307,8 @@ def test_a_constant_that_is_changed_in_place_has_no_program(change):
 
 
 def test_a_wrong_program_is_not_used(caplog, monkeypatch):
-    changed = program._TRANSLATIONS | {
-        torch.ops.aten.tanh.default: program._unary(program.Code.ABS)
-    }
-    monkeypatch.setattr(program, "_TRANSLATIONS", changed)
+    changed = program.TRANSLATIONS | {torch.ops.aten.tanh.default: translations._unary(Code.ABS)}
+    monkeypatch.setattr(program, "TRANSLATIONS", changed)
     model = Plain()
     evaluator = NodeEvaluator(model)
     with caplog.at_level(logging.INFO, "torchrl_wm"):
@@ -319,7 +318,7 @@ def test_a_wrong_program_is_not_used(caplog, monkeypatch):
 
 def test_a_program_that_stores_nothing_is_not_used(monkeypatch):
     forgetful = {torch.ops.aten.copy_.default: lambda *_: None}
-    monkeypatch.setattr(program, "_TRANSLATIONS", program._TRANSLATIONS | forgetful)
+    monkeypatch.setattr(program, "TRANSLATIONS", program.TRANSLATIONS | forgetful)
     model = Plain()
     evaluator = NodeEvaluator(model)
     search(evaluator, model.roots(3), MuZeroRule(), num_simulations=3)
