@@ -189,9 +189,24 @@ def test_autocast_rounds_products_where_the_processor_has_them():
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             results.append(imagine(latents, noise=noise)["features"])
     torch.testing.assert_close(results[0], results[2], rtol=0, atol=0)
-    rounded = results[0].bfloat16()
-    torch.testing.assert_close(rounded, results[1], rtol=0, atol=0.05)
-    assert torch.equal(rounded, results[1]) is not bfloat16.SUPPORTED
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0.05)
+    assert torch.equal(results[0], results[1]) is not bfloat16.SUPPORTED
+
+
+@pytest.mark.parametrize("rows", [5, ROWS])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_features_are_rounded_under_autocast_where_that_is_asked_for(dtype, rows):
+    imagine, rounding = make(), make(rounded_features=True)
+    latents, noise = inputs(imagine, rows)
+    for enabled in (True, False):
+        found = []
+        for each in (imagine, rounding):
+            torch.manual_seed(1)
+            with torch.autocast("cpu", dtype, enabled=enabled):
+                found.append(each(latents, noise=noise)["features"])
+        assert found[0].dtype == torch.float32
+        assert found[1].dtype == (dtype if enabled else torch.float32)
+        torch.testing.assert_close(found[0].to(found[1].dtype), found[1], rtol=0, atol=0)
 
 
 def test_values_of_a_critic_are_those_of_the_features():

@@ -120,6 +120,16 @@ def rms_norm(x, used=None, width=SIZE):
     return divided * SCALE + (results[used] if used else 0)
 
 
+def within(x, kept):
+    """The scale, or what is added to the mean, is itself made on the way."""
+    y = torch.tanh(x)
+    square = y * y
+    mean = square.mean(-1, keepdim=True)
+    more = {"doubled": mean, "shifted": square[:, :1]}.get(kept, 1e-3)
+    divided = y * (mean + more).rsqrt()
+    return divided * {"scaled": divided, "squared": square}.get(kept, SCALE)
+
+
 def test_a_normalisation_is_one_instruction():
     for build in (rms_norm, lambda x: F.rms_norm(torch.tanh(x), (SIZE,), SCALE, 1e-3)):
         before, after = check(network(build), rtol=1e-6)  # the factors are multiplied first
@@ -131,6 +141,7 @@ def test_a_normalisation_is_one_instruction():
     "build",
     [
         *(partial(rms_norm, used=name) for name in ("square", "mean", "root", "divided")),
+        *(partial(within, kept=name) for name in ("scaled", "squared", "doubled", "shifted")),
         partial(rms_norm, width=SIZE - 4),
         lambda x: x * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt() * x.tanh(),
         lambda x: x.tanh() * (x * x).mean(-1, keepdim=True).add(1e-3).rsqrt() * SCALE,

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from torchrl_wm.modules.networks import block_product
 from torchrl_wm.programs import bfloat16
+from torchrl_wm.programs import program as program_module
 from torchrl_wm.programs.followed_program import FollowedProgram
 from torchrl_wm.programs.instructions import Code
 from torchrl_wm.programs.program import Program
@@ -80,6 +81,38 @@ def test_halves_go_to_the_even_number_and_what_is_not_finite_stays():
     weight = torch.eye(16) * x[0]
     program = recorded(lambda x: x @ weight, finite).rounded()
     torch.testing.assert_close(values(program, finite), rounded(finite), rtol=0, atol=0)
+
+
+NANS = [0x7FC00000, 0x7FFFFFFF, -1, 0x7F800001, -0x7FFFFF]  # of processors, and of GPUs
+
+
+@pytest.mark.parametrize("bits", NANS)
+def test_every_kind_of_nan_stays_one(bits):
+    nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    weight, x = weights(16, 32), weights(4, 32, seed=1)
+    weight[3, 5] = nan
+    found = values(recorded(lambda x: x @ weight.t(), x).rounded(), x)
+    assert found.isnan().sum(0).tolist() == [4 * (i == 3) for i in range(16)]
+    x[2, 7] = nan
+    states = torch.empty(1, 4, 32, dtype=torch.bfloat16)
+    empty = torch.zeros(1, 4, 1)
+    program = Program(keep, (torch.arange(4),) * 2 + (x, empty[0], empty[0]) * 2)
+    program.unroll(x, empty, empty, states, 8)
+    assert torch.equal(states[0].isnan(), x.isnan())
+    torch.testing.assert_close(states[0], x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+def keep(index, _, state, draws, noise, place, *others):
+    state = state.index_select(0, index)
+    place.copy_(state)
+    return state[:, :1] + draws.index_select(0, index) + noise.index_select(0, index)
+
+
+def test_other_processors_have_no_such_programs(monkeypatch):
+    program = recorded(lambda x: x @ torch.eye(16), weights(4, 16))
+    monkeypatch.setattr(program_module, "SUPPORTED", False)
+    with pytest.raises(RuntimeError, match="no products of bfloat16"):
+        program.rounded()
 
 
 def test_blocks_that_read_the_same_columns_round_them_once():

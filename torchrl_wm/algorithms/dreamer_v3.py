@@ -118,7 +118,7 @@ class DreamerV3(Dreamer):
         actor_layers, critic_layers (int, optional): their numbers of layers. Default to ``3``.
         bins (int, optional): bins of rewards and values. Defaults to ``255``.
         precision (str, optional): ``"float32"``, or ``"bfloat16"`` for the matrix products; on a CPU those
-            of single steps stay in float32, which is faster there.
+            of observed steps stay in float32, which is faster there.
         compile (bool, optional): compile the steps of the loops. Defaults to ``False``.
         cuda_graph (bool, optional): on a GPU, capture losses and gradients in a CUDA graph in the third
             update, which then launches their thousands of small operations at once. All batches must have
@@ -211,9 +211,8 @@ class DreamerV3(Dreamer):
             continuation_scale=continuation_scale,
             continuation_discount=learned,
         )
-        self.imagination = Imagination(
-            model, self.actor, None, imagination_horizon, discount=learned
-        )
+        options = {"discount": learned, "rounded_features": True}
+        self.imagination = Imagination(model, self.actor, None, imagination_horizon, **options)
         self.normalizer = ReturnNormalizer(rate=return_rate).to(device)
         self.actor_loss = ActorLoss(
             self.actor, Reinforce(), entropy_scale=entropy, normalizer=self.normalizer

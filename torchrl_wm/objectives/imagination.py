@@ -47,6 +47,8 @@ class Imagination(nn.Module):
         discount (float): continuation where the model does not predict one.
         through_dynamics (bool, optional): keep the graph from values to actions (actors trained through
             the dynamics). Without it only the actor's own graph is kept. Defaults to ``False``.
+        rounded_features (bool, optional): under autocast give the features its type, where everything
+            that reads them begins with a product and would round them anew. Defaults to ``False``.
 
     Raises:
         ValueError: for a horizon below 1.
@@ -74,12 +76,13 @@ class Imagination(nn.Module):
         *,
         discount: float,
         through_dynamics: bool = False,
+        rounded_features: bool = False,
     ):
         super().__init__()
         COUNT.check(imagination_horizon=horizon)
         self.world_model, self.actor, self.critic = world_model, actor, critic
         self.horizon, self.discount = horizon, discount
-        self.through_dynamics = through_dynamics
+        self.through_dynamics, self.rounded_features = through_dynamics, rounded_features
         self._rollout = Rollout(world_model, actor)
 
     def forward(
@@ -100,8 +103,7 @@ class Imagination(nn.Module):
             TensorDict: ``[H + 1, N]``, time first, with ``features``, ``action`` (encoded; zeros in the last
             row), ``reward``, ``continuation`` and, with a critic, ``state_value``, ``[..., 1]`` each. Where
             the actor ran in torch, and not in a program on the CPU, also its outputs ``raw_policy``, with
-            their graph (zeros in the last row). Under autocast to bfloat16 a program's ``features`` have
-            that type.
+            their graph (zeros in the last row).
         """
         policies: list[Tensor] = []
         act = self._acting(policies)
@@ -115,6 +117,7 @@ class Imagination(nn.Module):
             if trajectory is None:
                 trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
                 trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
+                trajectory.set("features", trajectory["features"].to(self._dtype(features)))
             judged = in_pieces(self._judge, trajectory["features"])
             reward, continuation, *value = judged.split(1, -1)
         if start_continuation is not None:
@@ -134,12 +137,17 @@ class Imagination(nn.Module):
         rollout = self._rollout
         if rollout.world_model is not self.world_model or rollout.actor is not self.actor:
             rollout = self._rollout = Rollout(self.world_model, self.actor)  # a part was replaced
-        found = rollout(features, noise.transpose(0, 1))
+        found = rollout(features, noise.transpose(0, 1), self._dtype(features))
         if found is None:
             return None
         features, actions = found
         actions = torch.cat([actions, torch.zeros_like(actions[:1])])
         return TensorDict({"features": features, keys.ACTION: actions}, features.shape[:2])
+
+    def _dtype(self, features: Tensor) -> torch.dtype:
+        kind = features.device.type
+        rounded = self.rounded_features and torch.is_autocast_enabled(kind)
+        return torch.get_autocast_dtype(kind) if rounded else features.dtype
 
     def compile_steps(self, **options) -> None:
         """Compiles the actor, and the heads on the imagined states.

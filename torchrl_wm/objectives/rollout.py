@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from torchrl_wm.modules.distributions import Prediction
 from torchrl_wm.modules.outputs import Output
-from torchrl_wm.programs import instructions
 from torchrl_wm.programs.followed_program import FollowedProgram
-from torchrl_wm.programs.program import Program
-from torchrl_wm.programs.threads import in_threads
 from torchrl_wm.world_models import RSSM, WorldModel
 
 _FEWEST = 2**9  # rows of all steps for which it is worth recording a program
@@ -33,21 +30,26 @@ class Rollout:
         self.world_model, self.actor = world_model, actor
         self._followed = FollowedProgram(self._step, world_model, actor)
 
-    def __call__(self, start: Tensor, noise: Tensor) -> tuple[Tensor, Tensor] | None:
+    def __call__(
+        self, start: Tensor, noise: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor] | None:
         """Features ``[H + 1, N, F]`` and actions ``[H, N, A]`` without gradients, if there is a program.
-
-        Under autocast to bfloat16 the features have this type: what reads them would round them.
 
         Args:
             start (Tensor): features ``[N, F]``.
             noise (Tensor): of the model's draws, ``[H, N, noise size]``.
+            dtype (torch.dtype, optional): of the features that are returned: the steps keep theirs in
+                single precision. Defaults to ``torch.float32``.
         """
         horizon, rows, _ = noise.shape
         policy = self._policy(start) if horizon * rows >= _FEWEST else None
         program = policy and self._followed(start, policy.noise(), noise[0])
         if not program:
             return None
-        return _follow(program, start, policy.noise((horizon,)), noise)
+        features = _empty((horizon + 1, *start.shape), dtype)
+        features[0] = start
+        actions = program.unroll(start, policy.noise((horizon,)), noise, features[1:], _SHARE)
+        return features.to(dtype), actions
 
     def _policy(self, start: Tensor) -> Prediction | None:
         """A distribution that makes noise of the actor's draws, if it and the model can be expressed."""
@@ -72,32 +74,8 @@ def _is_stepwise(model: WorldModel) -> bool:
     return kind.imagine is WorldModel.imagine and kind._imagine_tensors in known
 
 
-def _follow(program: Program, start: Tensor, draws: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Features ``[H + 1, N, F]`` and actions ``[H, N, A]``."""
-    horizon, rows, _ = noise.shape
-    features = _empty((horizon + 1, *start.shape))
-    features[0] = start
-    bits = features.dtype == torch.bfloat16
-    empty = torch.empty(0, *start.shape)
-    whole = empty if bits else features[1:]
-    rounded = (features[1:] if bits else empty.bfloat16()).view(torch.uint16)
-    inputs = (
-        start.clone(memory_format=torch.contiguous_format),
-        draws.contiguous(),
-        noise.contiguous(),
-    )
-    arrays = [x.numpy() for x in (*inputs, whole, rounded)]
-    index, actions = np.arange(rows), np.empty((horizon, rows, program.width), np.float32)
-
-    def imagine(begin: int, end: int) -> None:
-        instructions.unroll(program.network.copy(), index, begin, end, *arrays, actions)
-
-    in_threads(imagine, rows, _SHARE)
-    return features, torch.from_numpy(actions)
-
-
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
-        return torch.empty(shape, dtype=torch.bfloat16)
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bfloat16:
+        return torch.empty(shape, dtype=dtype)
     # From numpy, which asks for large pages: touching small ones first would take a tenth of the time.
     return torch.from_numpy(np.empty(shape, np.float32))

@@ -27,6 +27,7 @@ SUPPORTED = "+avx512bf16" in _FEATURES and llvm_version_info >= _TYPED
 """Whether the compiled loops run on such a processor."""
 
 HALF, LAST, UPPER, SHIFT = (np.uint32(x) for x in (0x7FFF, 1, 0xFFFF0000, 16))
+SIZE, INFINITE, QUIET = (np.uint32(x) for x in (0x7FFFFFFF, 0x7F800000, 0x400000))
 
 
 class _BFloat(ir.Type):
@@ -122,8 +123,9 @@ linear_of_pairs = _linear_of_pairs if SUPPORTED else _unsupported
 
 @faithful_inlined
 def _rounded(number):
-    """Bits whose upper half is that of a number rounded to the nearest, to the even one of two."""
-    return number + HALF + ((number >> SHIFT) & LAST)
+    """Bits whose upper half is that of a number rounded to the nearest, to the even one of two; NaN stays."""
+    up = number + HALF + ((number >> SHIFT) & LAST)
+    return number | QUIET if (number & SIZE) > INFINITE else up
 
 
 @faithful

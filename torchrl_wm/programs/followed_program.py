@@ -18,9 +18,10 @@ class FollowedProgram:
     """The program of a function of rows, with the parameters that its modules have now.
 
     It is recorded at the first call, and again when parameters are replaced or moved. Its numbers are in
-    single precision; under autocast to bfloat16, on a processor with products of such numbers, these are
-    rounded before they are multiplied. There is none on other devices than the CPU, in double precision,
-    for more than two million weights, and for what no program can express.
+    single precision; under autocast to bfloat16, on a processor with products of such numbers, matrix
+    products round what they multiply, if they add up an even number of at least 16. There is none on
+    other devices than the CPU, in double precision, for more than two million weights, and for what no
+    program can express.
 
     Args:
         function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.

@@ -30,7 +30,7 @@ from torchrl_wm.programs.bfloat16 import (
     round_pairs,
 )
 from torchrl_wm.programs.columns import columns, fields, first, results, second
-from torchrl_wm.programs.products import linear
+from torchrl_wm.programs.products import TILE_ROWS, linear
 
 BLOCK = 32
 """Rows that go through all instructions together; a multiple of those of a product's tile."""
@@ -42,7 +42,9 @@ L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 class Code(enum.IntEnum):
     """Instruction codes; the fields of one are code, target, width, a, b, step of b, and one more.
 
-    A product has no step of b: its field tells whether a ReLU follows.
+    A product has no step of b: its field tells whether a ReLU follows, and one more is its depth. Pairs of
+    rounded numbers count as one column. A normalisation has its scale in b, and the column of what it adds in
+    one more; of neighbours in groups, one more is their number.
     """
 
     GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS = range(6)
@@ -50,7 +52,9 @@ class Code(enum.IntEnum):
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
     ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG = 15, 16, 17, 18, 19, 20, 21, 22
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP = range(30, 40)
-    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE, RMS_NORM = range(40, 48)
+    SILU_BACKWARD, SIGMOID_BACKWARD = 40, 41
+    LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE, RMS_NORM = range(42, 50)
+    SOFTMAX_BACKWARD = 50
 
 
 FIELDS = 7
@@ -58,7 +62,9 @@ FIELDS = 7
     GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, COPY, FLIP, SPREAD,
     RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG,
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP,
+    SILU_BACKWARD, SIGMOID_BACKWARD,
     LOWEST, HIGHEST, SUM, MEAN, SOFTMAX, ONE_HOT, STANDARDISE, RMS_NORM,
+    SOFTMAX_BACKWARD,
 ) = (int(code) for code in Code)  # fmt: skip
 
 
@@ -70,9 +76,10 @@ class Network(NamedTuple):
     scratch: np.ndarray
     results: int
 
-    def copy(self) -> Network:
-        """The same network with a scratch of its own, for a thread of its own."""
-        return self._replace(scratch=self.scratch.copy())
+    def copy(self, rows: int = BLOCK) -> Network:
+        """The same network with a scratch of its own, for a thread of its own with so many rows."""
+        whole = -(-rows // TILE_ROWS) * TILE_ROWS  # tiles of products
+        return self._replace(scratch=self.scratch[:whole].copy())
 
 
 @compiled
@@ -357,6 +364,22 @@ def divide(x, y):
     return x / y
 
 
+@_of_two
+@faithful_inlined
+def silu_backward(gradient, x):
+    """The gradient of ``x`` from that of ``silu(x)``."""
+    small = fused_exp(-abs(x))
+    share = (small if x < ZERO else ONE) / (ONE + small)
+    return gradient * share * (ONE + x * (ONE - share))
+
+
+@_of_two
+@faithful_inlined
+def sigmoid_backward(gradient, y):
+    """The gradient of ``x`` from that of ``y = sigmoid(x)``."""
+    return gradient * y * (ONE - y)
+
+
 @faithful
 def compare(instruction, scratch, rows):
     """The rarer functions of two numbers."""
@@ -391,8 +414,12 @@ def combine(instruction, scratch, rows):
         compare(instruction, scratch, rows)
     elif kind == WHERE:
         choose(instruction, scratch, rows)
-    else:
+    elif kind == LERP:
         interpolate(instruction, scratch, rows)
+    elif kind == SILU_BACKWARD:
+        silu_backward(instruction, scratch, rows)
+    else:
+        sigmoid_backward(instruction, scratch, rows)
 
 
 def _of_three(function):
@@ -454,6 +481,8 @@ def reduce(instruction, scratch, row):
     elif kind == RMS_NORM:
         scale = second(instruction, scratch, row)
         rms_norm(out, x, scale, scratch[row, instruction[6]])
+    elif kind == SOFTMAX_BACKWARD:
+        softmax_backward(out, x, second(instruction, scratch, row), instruction[6])
     else:
         total = 0.0
         for j in range(width):
@@ -527,6 +556,17 @@ def one_hot_of_fours(out, x):
         out[4 * i + 1] = ONE if is_b else ZERO
         out[4 * i + 2] = ONE if is_c else ZERO
         out[4 * i + 3] = ONE if is_d else ZERO
+
+
+@faithful_sums
+def softmax_backward(out, gradient, y, count):
+    """The gradient of logits from that of their probabilities ``y``, of ``count`` neighbours each."""
+    for begin in range(0, y.shape[0], count):
+        total = ZERO
+        for j in range(begin, begin + count):
+            total += gradient[j] * y[j]
+        for j in range(begin, begin + count):
+            out[j] = y[j] * (gradient[j] - total)
 
 
 @faithful_sums

@@ -1,7 +1,8 @@
 """Fewer instructions for the same numbers.
 
 An instruction takes some nanoseconds for each row besides its arithmetic. So a product applies the ReLU
-that follows it, and a value that is copied into a concatenation is written there in the first place.
+that follows it, a value that is copied into a concatenation is written there in the first place, and a
+root-mean-square normalisation is one instruction (whose factors are multiplied in another order).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def simplify(
     lines = [list(line) for line in code]
     # The results are read last, by an instruction that writes to columns of nobody.
     lines.append([Code.COPY, 0, width, first, 0, 1, 0])
+    _drop_unread(lines)
     _join_norms(lines)
     for simpler in (_join_relu, _write_in_place):
         place = 0
@@ -71,6 +73,17 @@ def moved(code: Sequence[Sequence[int]], by: int) -> list[list[int]]:
     return lines
 
 
+def _drop_unread(lines: list[list[int]]) -> None:
+    """Leaves out what nothing reads: of a derivative, parts of the function that it does not depend on."""
+    for place in range(len(lines) - 2, -1, -1):
+        kind, target = lines[place][:WIDTH]
+        if kind != Code.STORE:
+            (_, width), *_ = _fields(lines[place])
+            after = _touching(lines[place + 1 :], target, target + width)
+            if all(access.field == TARGET for access in after):
+                del lines[place]
+
+
 _RMS_NORM = (Code.MULTIPLY, Code.MEAN, Code.ADD, Code.RSQRT, Code.MULTIPLY, Code.MULTIPLY)
 
 
@@ -91,9 +104,16 @@ def _join_norms(lines: list[list[int]]) -> None:
             own = [(line[TARGET], line[TARGET] + line[WIDTH]) for line in (square, divide)]
             own += [(line[TARGET], line[TARGET] + 1) for line in (mean, shift, root)]
             users = {access.place for columns in own for access in _touching(lines, *columns)}
-            if users <= set(range(place, after)):
+            # What the one instruction goes on reading must come from elsewhere.
+            kept = ((x, width), (scale[B], width), (shift[B], 1))
+            free = not any(_overlap(*columns, *part) for columns in own for part in kept)
+            if free and users <= set(range(place, after)):
                 fused = [Code.RMS_NORM, scale[TARGET], width, x, scale[B], 1, shift[B]]
                 lines[place:after] = [fused]
+
+
+def _overlap(first: int, end: int, other: int, width: int) -> bool:
+    return first < other + width and other < end
 
 
 def _join_relu(lines: list[list[int]], place: int) -> bool:
@@ -155,6 +175,8 @@ def _fields(line: Sequence[int]) -> list[tuple[int, int]]:
         return [*fields, (MORE, width)] if kind in (Code.WHERE, Code.LERP) else fields
     if kind == Code.RMS_NORM:
         return [(TARGET, width), (A, width), (B, width), (MORE, 1)]
+    if kind == Code.SOFTMAX_BACKWARD:
+        return [(TARGET, width), (A, width), (B, width)]
     if kind == Code.STANDARDISE:
         return [(TARGET, width), (A, width), (MORE, 1)]
     whole = kind in (Code.SOFTMAX, Code.ONE_HOT)

@@ -62,10 +62,13 @@ class Recorder(TorchDispatchMode):
         self.turned: set[int] = set()
         self.width = self.memory = self.numbers = 0
         self._known: dict[int, Columns] = {}
+        self._in_memory: dict[tuple, Tensor] = {}
         self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = options or {}
+        for value in _flat(arguments):
+            self._recognise(value)
         result = function(*arguments, **options)
         try:
             if not self._is_constant(function, arguments, options, result):
@@ -75,6 +78,16 @@ class Recorder(TorchDispatchMode):
         except TypeError as error:
             raise Untranslatable(f"{function} with these options ({error})") from None
         return result
+
+    def _recognise(self, value) -> None:
+        """A value that autograd has kept for a derivative is another tensor in the same memory."""
+        if not isinstance(value, Tensor) or id(value) in self._known or id(value) in self.untold:
+            return
+        kept = self._in_memory.get(_memory_of(value))
+        if kept is not None:
+            self.alias(value, self._known[id(kept)])
+            if id(kept) in self.turned:
+                self.turned.add(id(value))
 
     def _translate(self, function, arguments, options, result) -> None:
         values = [x for x in _flat(arguments) if isinstance(x, Tensor) and id(x) in self._known]
@@ -98,8 +111,8 @@ class Recorder(TorchDispatchMode):
             raise Untranslatable("a result that no instruction computes")
         if found is None:
             self._same_for_all_rows(value)
-            found = self.place(value, value.numel())
             self.same.add(id(value))
+            found = self.place(value, value.numel())
             self.load(products.CONSTANT, value, found.first, 1, found.width)
         return found
 
@@ -141,6 +154,8 @@ class Recorder(TorchDispatchMode):
         """A value lies in columns that are there already."""
         self._known[id(value)] = found
         self._kept.append(value)
+        if id(value) not in self.same:
+            self._in_memory[_memory_of(value)] = value
         return found
 
     def load(self, kind: int, value: Tensor, target: int, rows: int, columns: int) -> None:
@@ -206,6 +221,10 @@ def _flat(values):
             yield from _flat(value)
         else:
             yield value
+
+
+def _memory_of(value: Tensor) -> tuple:
+    return value.data_ptr(), value.dtype, value.shape, value.stride()
 
 
 def _same_storage(one: Tensor, other: Tensor) -> bool:

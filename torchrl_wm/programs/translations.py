@@ -178,9 +178,13 @@ def _spread(recorder: Recorder, value: Columns, width: int) -> Columns:
 
 
 def _power(recorder: Recorder, result, value, exponent):
-    if exponent != 2:
+    if exponent not in (1, 2, 3):
         raise Untranslatable(f"the power {exponent}")
-    _binary(Code.MULTIPLY)(recorder, result, value, value)
+    x = found = recorder.known(value)
+    for _ in range(int(exponent) - 1):
+        factor, found = found, recorder.fresh(x.width)
+        recorder.emit(Code.MULTIPLY, *found, factor.first, x.first)
+    recorder.alias(result, found)
 
 
 def _where(recorder: Recorder, result, condition, one, other):
@@ -189,6 +193,10 @@ def _where(recorder: Recorder, result, condition, one, other):
     found = [x if x.width == width else _spread(recorder, x, width) for x in found]
     target = recorder.place(result, width)
     recorder.emit(Code.WHERE, *target, found[0].first, found[1].first, more=found[2].first)
+
+
+def _masked_fill(recorder: Recorder, result, value, mask, number):
+    _where(recorder, result, mask, number, value)
 
 
 def _reduce(code: Code):
@@ -288,6 +296,10 @@ def _split(recorder: Recorder, results, value, sizes, dim=0):
         first += result.shape[1]
 
 
+def _same(recorder: Recorder, result, value):
+    recorder.alias(result, recorder.known(value))
+
+
 def _reshape(recorder: Recorder, result, value, *_):
     x = recorder.known(value)
     if len(result) != recorder.rows or result.numel() != recorder.rows * x.width:
@@ -307,6 +319,84 @@ def _convert(recorder: Recorder, result, value, **options):
     if result.dtype != torch.float32:
         raise Untranslatable(f"numbers of type {result.dtype}")
     recorder.alias(result, recorder.known(value))
+
+
+def _expand(recorder: Recorder, result, value, size, **options):
+    x = recorder.known(value)
+    if x.width != 1 or value.ndim != 2 or result.ndim != 2 or len(value) != len(result):
+        raise Untranslatable(f"{tuple(value.shape)} expanded to {tuple(result.shape)}")
+    recorder.alias(result, _spread(recorder, x, result.shape[1]))
+
+
+def _empty_like(recorder: Recorder, result, value, **options):
+    recorder.place(result, recorder.width_of(result))
+
+
+def _fill_(recorder: Recorder, result, value, number):
+    found = recorder.changed(value)
+    recorder.emit(Code.SPREAD, *found, recorder.number(float(number)))
+    recorder.alias(result, found)
+
+
+def _backward(code: Code):
+    """The gradient of a function of one number, from that of its result and what was kept."""
+
+    def translate(recorder: Recorder, result, gradient, kept):
+        x, y = recorder.known(gradient), recorder.known(kept)
+        recorder.emit(code, *recorder.place(result, x.width), x.first, y.first)
+
+    return translate
+
+
+def _times(recorder: Recorder, result, gradient, slope: Columns):
+    x = recorder.known(gradient)
+    recorder.emit(Code.MULTIPLY, *recorder.place(result, x.width), x.first, slope.first)
+
+
+def _softplus_backward(recorder: Recorder, result, gradient, value, beta, threshold):
+    if beta != 1.0:
+        raise Untranslatable(f"softplus with beta={beta}")
+    x = recorder.known(value)
+    slope = recorder.fresh(x.width)
+    recorder.emit(Code.SIGMOID, *slope, x.first)
+    _times(recorder, result, gradient, slope)
+
+
+def _elu_backward(recorder: Recorder, result, gradient, alpha, scale, input_scale, is_result, kept):
+    if (alpha, scale, input_scale) != (1, 1, 1):
+        raise Untranslatable("elu with other constants than 1")
+    y = x = recorder.known(kept)
+    if not is_result:
+        y = recorder.fresh(x.width)
+        recorder.emit(Code.ELU, *y, x.first)
+    below, slope = recorder.fresh(x.width), recorder.fresh(x.width)
+    recorder.emit(Code.SMALLER, *below, y.first, recorder.number(0.0), step=0)
+    recorder.emit(Code.ADD, *slope, below.first, recorder.number(1.0), step=0)
+    _times(recorder, result, gradient, slope)
+
+
+def _relu_backward(recorder: Recorder, result, gradient, kept, threshold):
+    if threshold != 0:
+        raise Untranslatable(f"the threshold {threshold}")
+    y = recorder.known(kept)
+    slope = recorder.fresh(y.width)
+    recorder.emit(Code.SIGN, *slope, y.first)
+    _times(recorder, result, gradient, slope)
+
+
+def _tanh_backward(recorder: Recorder, result, gradient, kept):
+    x, y = recorder.known(gradient), recorder.known(kept)
+    square, less = recorder.fresh(y.width), recorder.fresh(y.width)
+    recorder.emit(Code.MULTIPLY, *square, y.first, y.first)
+    recorder.emit(Code.MULTIPLY, *less, square.first, x.first)
+    recorder.emit(Code.SUBTRACT, *recorder.place(result, x.width), x.first, less.first)
+
+
+def _softmax_backward(recorder: Recorder, result, gradient, kept, dim, dtype):
+    _among_neighbours(kept, dim)
+    x, y = recorder.known(gradient), recorder.known(kept)
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.SOFTMAX_BACKWARD, *found, x.first, y.first, more=kept.shape[-1])
 
 
 def _filled(number: float):
@@ -353,18 +443,33 @@ TRANSLATIONS: dict = {
     aten.rsub.Scalar: _binary(Code.SUBTRACT, swapped=True),
     aten.mul.Tensor: _binary(Code.MULTIPLY),
     aten.mul_.Tensor: _binary(Code.MULTIPLY, in_place=True),
+    aten.mul.Scalar: _binary(Code.MULTIPLY),
     aten.div.Tensor: _binary(Code.DIVIDE),
+    aten.div.Scalar: _binary(Code.DIVIDE),
+    aten.sub_.Tensor: _binary(Code.SUBTRACT, in_place=True),
+    aten.silu_backward.default: _backward(Code.SILU_BACKWARD),
+    aten.sigmoid_backward.default: _backward(Code.SIGMOID_BACKWARD),
+    aten._softmax_backward_data.default: _softmax_backward,
+    aten.softplus_backward.default: _softplus_backward,
+    aten.elu_backward.default: _elu_backward,
+    aten.threshold_backward.default: _relu_backward,
+    aten.tanh_backward.default: _tanh_backward,
+    aten.expand.default: _expand,
+    aten.empty_like.default: _empty_like,
+    aten.fill_.Scalar: _fill_,
     aten.maximum.default: _binary(Code.LARGER),
     aten.minimum.default: _binary(Code.SMALLER),
     aten.clamp_min.default: _binary(Code.LARGER),
     aten.clamp_max.default: _binary(Code.SMALLER),
     aten.clamp.Tensor: _clamp,
+    aten.gt.Scalar: _binary(Code.LESS, swapped=True),
     aten.lt.Scalar: _binary(Code.LESS),
     aten.lt.Tensor: _binary(Code.LESS),
     aten.eq.Scalar: _binary(Code.EQUAL),
     aten.eq.Tensor: _equal,
     aten.pow.Tensor_Scalar: _power,
     aten.where.self: _where,
+    aten.masked_fill.Scalar: _masked_fill,
     aten.amin.default: _reduce(Code.LOWEST),
     aten.amax.default: _reduce(Code.HIGHEST),
     aten.sum.dim_IntList: _reduce(Code.SUM),
@@ -383,8 +488,8 @@ TRANSLATIONS: dict = {
     aten._unsafe_view.default: _reshape,
     aten.unsqueeze.default: _reshape,
     aten.squeeze.dim: _reshape,
-    aten.detach.default: _reshape,
-    aten.alias.default: _reshape,
+    aten.detach.default: _same,
+    aten.alias.default: _same,
     aten.transpose.int: _transpose,
     aten._to_copy.default: _convert,
     aten.zeros_like.default: _filled(0.0),
@@ -402,5 +507,10 @@ OF_BLOCKS = {
     aten.sub.Tensor,
     aten.mul.Tensor,
     aten.lerp.Tensor,
+    aten.sub_.Tensor,
+    aten.sigmoid_backward.default,
+    aten.detach.default,
+    aten.empty_like.default,
+    aten.fill_.Scalar,
 }
 """What takes values whose blocks come before the rows."""
