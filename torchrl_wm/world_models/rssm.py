@@ -12,6 +12,7 @@ from torchrl_wm.modules.cells import Cell
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.modules.latent_heads import PosteriorHead, PriorHead
 from torchrl_wm.modules.latents import Latent, Statistics
+from torchrl_wm.world_models.observed_sequence import ObservedSequence
 from torchrl_wm.world_models.world_model import LatentTensors, WorldModel
 
 _TOGETHER = 8  # steps of one compiled graph: twice as many compile for minutes and gain 1 %
@@ -68,6 +69,7 @@ class RSSM(WorldModel):
         sizes = {belief_key: cell.belief_size, state_key: latent.flat_size}
         super().__init__(encoder, action_encoding, latent, sizes, **options)
         self.cell, self.prior, self.posterior = cell, prior, posterior
+        self._sequence = ObservedSequence(self)
 
     @property
     def latent_codecs(self) -> dict[NestedKey, torch.dtype | int]:
@@ -77,15 +79,17 @@ class RSSM(WorldModel):
         return {belief: torch.float16, state: classes}
 
     def compile_steps(self, **options) -> RSSM:
-        """Compiles single steps of filtering and imagination, and a few steps of observed sequences.
+        """Compiles single steps of filtering and imagination, and those of observed sequences.
 
-        The loops around them stay eager.
+        Of these all at once, where programs follow the sequence; otherwise a few. The loops around them
+        stay eager.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
         self._filter_step = compile_function(self._filter_step, **options)
         self._observe_steps = compile_function(self._observe_steps, **options)
+        self._observe_rows = compile_function(self._observe_rows, **options)
         self._imagine_step = compile_function(self._imagine_step, **options)
         return self
 
@@ -99,22 +103,35 @@ class RSSM(WorldModel):
 
     def _observe_tensors(self, tokens, action, is_init, carry, noise):
         inputs = self._project(*(x.transpose(0, 1) for x in (tokens, action, is_init, noise)))
-        weights = self.cell.weights(), self.posterior.weights()
-        beliefs, states, raws = [], [], []
         # The few rows of a step take longer on a CPU in lower precision, with its conversions.
         with torch.autocast("cpu", enabled=False):
-            for some in zip(*(x.split(_TOGETHER) for x in inputs), strict=True):
-                steps = self._observe_steps(*carry, *some, *weights)
-                for whole, part in zip((beliefs, states, raws), steps, strict=True):
-                    whole.extend(part)
-                carry = beliefs[-1], states[-1]
+            found = self._sequence(torch.cat(carry, -1), inputs)
+            if found is None:
+                found = self._observe_in_turn(inputs, carry)
+        beliefs, states, raws = found
         # No carry depends on the prior's parameters: one batched product for the whole sequence.
-        beliefs = torch.stack(beliefs, 1)
         statistics = {
             "prior": self._named(self.latent.statistics(self.prior(beliefs))),
-            "posterior": self._named(self.latent.statistics(torch.stack(raws, 1))),
+            "posterior": self._named(self.latent.statistics(raws)),
         }
-        return (beliefs, torch.stack(states, 1)), statistics
+        return (beliefs, states), statistics
+
+    def _observe_in_turn(self, inputs, carry) -> tuple[Tensor, Tensor, Tensor]:
+        weights = self.cell.weights(), self.posterior.weights()
+        beliefs, states, raws = [], [], []
+        for some in zip(*(x.split(_TOGETHER) for x in inputs), strict=True):
+            steps = self._observe_steps(*carry, *some, *weights)
+            for whole, part in zip((beliefs, states, raws), steps, strict=True):
+                whole.extend(part)
+            carry = beliefs[-1], states[-1]
+        return tuple(torch.stack(x, 1) for x in (beliefs, states, raws))
+
+    def _observe_rows(self, features, is_init, *inputs) -> tuple[Tensor, Tensor]:
+        """Features ``[N, F]`` before a step to those after it, and the raw parameters."""
+        latents = features.split(list(self.latent_sizes.values()), -1)
+        weights = self.cell.weights(), self.posterior.weights()
+        belief, state, raw = self._observe_step(*latents, is_init, *inputs, *weights)
+        return torch.cat([belief, state], -1), raw
 
     def _project(self, tokens, action, is_init, noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What steps of filtering read, with the products that do not depend on the carry."""
