@@ -26,6 +26,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from torchrl_wm.algorithms import DreamerV3
 from torchrl_wm.objectives.rollout import Rollout
+from torchrl_wm.world_models.observed_sequence import ObservedSequence
 
 OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON = 24, 6, 16, 64, 15
 PEER = "TorchRL's parts"
@@ -165,9 +166,11 @@ class _OneModule(contextlib.nullcontext):
 
 def _report_floor(update: Callable[[], None], device: str) -> float:
     """Seconds of the update's matrix products at the rate of one large float32 product."""
-    # The counter does not see into a program, so the modules imagine while it counts.
-    no_program = mock.patch.object(Rollout, "__call__", lambda *_: None)
-    with no_program, OperationCounter(display=False) as counter:
+    # The counter does not see into programs, so the modules do all the work while it counts.
+    programs = (Rollout, ObservedSequence)
+    with contextlib.ExitStack() as stack, OperationCounter(display=False) as counter:
+        for program in programs:
+            stack.enter_context(mock.patch.object(program, "__call__", lambda *_: None))
         update()
     operations = counter.get_total_flops()
     rate, other = (_product_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16))

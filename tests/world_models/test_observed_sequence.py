@@ -23,9 +23,9 @@ MODELS = {
     "other deviation": {"style": "v3", "latent": "gaussian", "belief_size": 32, "std": "sigmoid2"},
     "v1": {"style": "v1", "cell": "gru", "latent": "gaussian", "belief_size": 30},
     "planet": {"style": "planet", "latent": "gaussian", "belief_size": 30, "cell": "reset_before"},
+    "v2": {"style": "v2", "cell": "layer_norm", "belief_size": 30},
     "tanh": {**V3, "activation": "tanh", "cell": "gru"},
 }
-OTHERS = {"v2": {"style": "v2", "cell": "layer_norm", "belief_size": 30}}
 STEPS, ROWS = 40, 13
 
 
@@ -37,7 +37,7 @@ def always(monkeypatch):
 def make(name="v3", action=None, **options) -> RSSM:
     torch.manual_seed(0)
     spec = Composite(action=Bounded(-1, 1, (2,)) if action is None else action)
-    model = make_rssm(OBSERVATIONS, spec, **{**MODELS, **OTHERS}[name], **options)
+    model = make_rssm(OBSERVATIONS, spec, **MODELS[name], **options)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)  # scales that are not 1
     return model
@@ -141,9 +141,9 @@ def test_without_gradients_nothing_is_differentiated():
     assert expected["belief"].requires_grad and not found["belief"].requires_grad
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_what_has_no_program_of_its_derivative_goes_through_the_modules(name):
-    model = make(name)
+def test_what_has_no_program_of_its_derivative_goes_through_the_modules(caplog):
+    model = make("tanh")
+    model.cell.activation = torch.nn.functional.softsign
     sample = records(model)
     assert_same(observed(model, sample), in_turn(model, sample), tolerance=0)
     assert not used(model)

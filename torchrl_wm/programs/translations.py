@@ -256,7 +256,7 @@ def _clamp(recorder: Recorder, result, value, low=None, high=None):
 
 
 def _layer_norm(recorder: Recorder, results, value, shape, weight, bias, epsilon):
-    x, result = recorder.known(value), results[0]
+    x = recorder.known(value)
     if list(shape) != [x.width] or value.ndim != 2:
         raise Untranslatable("layer_norm over more than the last dimension")
     found = recorder.fresh(x.width)
@@ -265,7 +265,52 @@ def _layer_norm(recorder: Recorder, results, value, shape, weight, bias, epsilon
         if value is not None:
             before, found = found, recorder.fresh(x.width)
             recorder.emit(code, *found, before.first, recorder.columns(value).first)
-    recorder.alias(result, found)
+    recorder.alias(results[0], found)
+    _scale_of_norm(recorder, results[2], x, epsilon)
+
+
+def _scale_of_norm(recorder: Recorder, result, x: Columns, epsilon):
+    """The reciprocal standard deviation, for a derivative; what does not read it leaves it out."""
+    away, square = _centred(recorder, x), recorder.fresh(x.width)
+    (variance, _), (shifted, _) = recorder.fresh(1), recorder.fresh(1)
+    recorder.emit(Code.MULTIPLY, *square, away.first, away.first)
+    recorder.emit(Code.MEAN, variance, x.width, square.first)
+    recorder.emit(Code.ADD, shifted, 1, variance, recorder.number(epsilon))
+    recorder.emit(Code.RSQRT, *recorder.place(result, 1), shifted)
+
+
+def _centred(recorder: Recorder, x: Columns) -> Columns:
+    (mean, _), away = recorder.fresh(1), recorder.fresh(x.width)
+    recorder.emit(Code.MEAN, mean, x.width, x.first)
+    recorder.emit(Code.SUBTRACT, *away, x.first, mean, step=0)
+    return away
+
+
+def _layer_norm_backward(
+    recorder: Recorder, results, gradient, value, shape, mean, scale, weight, bias, wanted
+):
+    """Of the input alone: ``scale (g - mean(g) - y mean(g y))``, with ``g`` before the weight."""
+    if any(wanted[1:]):
+        raise Untranslatable("a sum over the rows")
+    x, g, scale = recorder.known(value), recorder.known(gradient), recorder.known(scale)
+    width, fresh = x.width, recorder.fresh
+    y, product, (share, _), shared, less = (
+        fresh(width),
+        fresh(width),
+        fresh(1),
+        fresh(width),
+        fresh(width),
+    )
+    if weight is not None:
+        before, g = g, fresh(width)
+        recorder.emit(Code.MULTIPLY, *g, before.first, recorder.columns(weight).first)
+    recorder.emit(Code.MULTIPLY, *y, _centred(recorder, x).first, scale.first, step=0)
+    recorder.emit(Code.MULTIPLY, *product, g.first, y.first)
+    recorder.emit(Code.MEAN, share, width, product.first)
+    recorder.emit(Code.MULTIPLY, *shared, y.first, share, step=0)
+    recorder.emit(Code.SUBTRACT, *less, _centred(recorder, g).first, shared.first)
+    found = recorder.place(results[0], width)
+    recorder.emit(Code.MULTIPLY, *found, less.first, scale.first, step=0)
 
 
 def _flip(recorder: Recorder, result, value, dims):
@@ -478,6 +523,7 @@ TRANSLATIONS: dict = {
     aten._log_softmax.default: _log_softmax,
     aten.argmax.default: _argmax,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.flip.default: _flip,
     aten.slice.Tensor: _slice,
     aten.select.int: _select,
