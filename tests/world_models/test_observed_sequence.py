@@ -155,6 +155,26 @@ def test_few_rows_go_through_the_modules():
     assert model._sequence._ahead.program is None
 
 
+def test_gradients_of_many_rows_of_large_models_go_through_the_modules(monkeypatch):
+    model = make()
+    sample = records(model)
+    expected = observed(model, sample)
+    size = model._sequence._back.program.network.weights.size
+    monkeypatch.setattr(observed_sequence, "_MOST", ROWS * size // torch.get_num_threads() - 1)
+    found = observed(model, sample)
+    assert_same(found, expected)
+    assert_same(found, in_turn(model, sample), tolerance=0)
+    with torch.no_grad():
+        model.observe(sample)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            observed_sequence.Program, "unroll", None
+        )  # would be called without gradients only
+        observed(model, sample)
+        with torch.no_grad(), pytest.raises(TypeError):
+            model.observe(sample)
+
+
 def test_a_reset_ends_what_is_not_finite():
     model = make()
     sample = records(model)

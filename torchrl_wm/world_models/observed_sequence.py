@@ -14,6 +14,7 @@ from torchrl_wm.programs.program import Program
 
 _FEWEST = 2**9  # rows of all steps for which it is worth recording programs
 _SHARE = 8  # rows that are worth a thread of their own
+_MOST = 2**24  # rows of a thread times weights: with more, torch's steps are no slower
 
 
 class ObservedSequence:
@@ -36,8 +37,8 @@ class ObservedSequence:
     def __call__(self, start: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         """Beliefs, states and raw parameters of the posterior ``[N, T, ...]``, with their graph.
 
-        ``None`` where there are no programs: for few rows, on another device than the CPU, and for models
-        that programs cannot express.
+        ``None`` where there are no programs: for few rows, on another device than the CPU, for models that
+        programs cannot express, and where torch takes no longer: with gradients, for many rows of large ones.
 
         Args:
             start (Tensor): features ``[N, F]`` before the first step.
@@ -47,6 +48,8 @@ class ObservedSequence:
         is_init, *others = inputs
         shape = is_init.shape[:2]
         if shape.numel() < _FEWEST or not start.is_cpu or start.dtype != torch.float32:
+            return None
+        if torch.is_grad_enabled() and self._is_large(len(start)):
             return None
         steps = torch.cat([x.float() for x in others], -1)
         self._sizes = [x.shape[-1] for x in others]
@@ -73,12 +76,18 @@ class ObservedSequence:
         if ahead is not None and learning:
             wanted = _numbers(start.new_empty(len(start), start.shape[1] + ahead.width))
             back = self._back(example, wanted, torch.cat([example, fresh[0], steps[0]], -1))
-        if ahead is None or (learning and back is None):
+        if ahead is None or (learning and (back is None or self._is_large(len(start)))):
             return None
         every = start.new_empty(len(steps) + 1, *start.shape)
         every[0] = start
         raw = ahead.unroll(start, fresh, steps, every[1:], _SHARE)
         return _Found(every, raw, torch.cat([every[:-1], fresh, steps], -1), back)
+
+    def _is_large(self, rows: int) -> bool:
+        back = self._back.program
+        return (
+            back is not None and rows * back.network.weights.size > _MOST * torch.get_num_threads()
+        )
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Features and inputs to raw parameters; writes the next features."""
