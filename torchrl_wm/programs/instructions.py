@@ -114,11 +114,14 @@ def run(network, index, action, latents, place, out):
 def follow(network, rows, actions, noise, latents, out):
     """Consecutive ``rows`` of ``latents``, step by step: each state overwrites the one before.
 
-    Reads ``actions [H, N, A]`` and ``noise [H, N, S]``, writes to ``out [H, R, C]``.
+    Reads ``actions [H, N, A]`` and ``noise [H, N, S]``, writes to ``out [H, R, C]``. A few rows take all
+    steps before the next few do.
     """
-    for step in range(out.shape[0]):
-        inputs = actions[step], noise[step], *latents
-        run(network, rows, rows, inputs, rows[0], out[step])
+    for begin in range(0, rows.shape[0], BLOCK):
+        few, end = rows[begin : begin + BLOCK], min(begin + BLOCK, rows.shape[0])
+        for step in range(out.shape[0]):
+            inputs = actions[step], noise[step], *latents
+            run(network, few, few, inputs, few[0], out[step, begin:end])
 
 
 @compiled
@@ -126,8 +129,7 @@ def unroll(network, index, begin, end, state, draws, noise, whole, rounded, out)
     """Consecutive rows ``begin ... end - 1`` of ``state [N, S]``: each step overwrites them.
 
     Reads ``draws [H, N, A]`` and ``noise [H, N, Z]``, writes to ``out [H, N, C]``. The states go to
-    ``whole [H, N, S]``, or, if this is empty, to ``rounded``, as bits of bfloat16. A few rows take all
-    steps before the next few do.
+    ``whole [H, N, S]``, or, if this is empty, to ``rounded``, as bits of bfloat16.
     """
     for first_row in range(begin, end, BLOCK):
         rows = index[first_row : min(first_row + BLOCK, end)]
