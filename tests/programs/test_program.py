@@ -175,6 +175,31 @@ def muzero(std=0.2, **options):
     return DiscreteDynamics(TensorModel(model, 0.99), 0.99)
 
 
+def test_the_gradient_of_relu_is_that_of_torch_for_every_number():
+    x = torch.tensor([-1.0, 0.0, 2.0, torch.nan, -torch.inf, torch.inf])
+    numbers = torch.tensor([1.0, -2.0, torch.inf, -torch.inf, torch.nan, 0.0])
+    pairs = torch.cartesian_prod(x, numbers)
+
+    def function(index, action, pairs, places):
+        x, gradient = pairs.index_select(0, index).split(1, -1)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (found,) = torch.autograd.grad(F.relu(x), x, gradient)
+        return found
+
+    rows = torch.arange(len(pairs))
+    found = Program(function, (rows, rows, pairs, pairs.clone()))(rows, rows, [pairs], 0)
+    expected = function(rows, rows, pairs, pairs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_states_are_written_where_they_can_be():
+    x, states = torch.randn(2, 3), torch.empty(4, 2, 3).transpose(0, 1)
+    program = Program(lambda i, _, x, place: x.index_select(0, i), (torch.arange(2),) * 2 + (x, x))
+    with pytest.raises(ValueError, match="contiguous"):
+        program.unroll(x, states, states, states, 8)
+
+
 def test_functions_of_parameters_follow_training():
     weight = torch.randn(SIZE, SIZE)
 

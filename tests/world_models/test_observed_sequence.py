@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tensordict import TensorDict
+from torch.utils.flop_counter import FlopCounterMode
 from torchrl.data import Bounded, Composite, OneHot, Unbounded
 
 from torchrl_wm.world_models import RSSM, make_rssm, observed_sequence
@@ -193,6 +196,65 @@ def test_a_graph_can_be_gone_through_twice_and_parts_can_be_left_out():
     belief = model.observe(sample)["belief"]
     first = torch.autograd.grad(belief.sum(), model.cell.hidden, retain_graph=True)
     assert torch.equal(*first, *torch.autograd.grad(belief.sum(), model.cell.hidden))
+
+
+def test_there_is_no_second_derivative():
+    model = make()
+    sample = records(model)
+    observation = sample["observation"].requires_grad_()
+    sample["observation"] = observation
+    for loss in (torch.sum, lambda x: x.square().sum()):
+        belief = model.observe(sample)["belief"]
+        with pytest.raises(RuntimeError, match="has no derivative.*fewer than"):
+            torch.autograd.grad(loss(belief), observation, create_graph=True)
+
+
+@pytest.mark.parametrize("first", ["resets", "nan", "counter", "hooks", "anomaly"])
+def test_what_is_odd_about_the_first_call_does_not_decide_about_the_next(first):
+    model = make()
+    sample, odd = records(model), records(model)
+    context = {
+        "counter": FlopCounterMode(display=False),
+        "hooks": torch.autograd.graph.save_on_cpu(),
+        "anomaly": torch.autograd.detect_anomaly(check_nan=False),
+    }
+    if first == "resets":
+        odd["is_init"] = torch.ones_like(odd["is_init"])
+    elif first == "nan":
+        odd["observation"] = torch.full_like(odd["observation"], torch.nan)
+    with context.get(first, nullcontext()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        observed(model, odd)
+    assert_same(observed(model, sample), in_turn(model, sample))
+    assert used(model)
+
+
+def test_transformations_of_functions_go_through_the_modules():
+    model = make()
+    sample, noise = records(model), model.noise((ROWS, STEPS))
+
+    def loss(bias):
+        return torch.func.functional_call(
+            model, {"cell.hidden_bias": bias}, (sample,), {"noise": noise}
+        )
+
+    model.forward = lambda sample, noise: model.observe(sample, noise=noise)["belief"].sum()
+    gradient = torch.func.grad(loss)(model.cell.hidden_bias.detach())
+    (expected,) = torch.autograd.grad(model.forward(sample, noise), model.cell.hidden_bias)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_what_draws_in_a_step_is_not_drawn_once_more():
+    found = []
+    for few in (2 * STEPS, 2**60):
+        model = make()
+        model.posterior.output = torch.nn.Sequential(torch.nn.Dropout(0.5), model.posterior.output)
+        sample, noise = records(model), model.noise((ROWS, STEPS))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(observed_sequence, "_FEWEST", few)
+            torch.manual_seed(3)
+            found.append([model.observe(sample, noise=noise)["belief"].detach(), torch.rand(3)])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def test_compiled_steps_give_the_same():

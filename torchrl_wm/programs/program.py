@@ -113,7 +113,7 @@ class Program:
     def unroll(
         self, start: Tensor, draws: Tensor, noise: Tensor, states: Tensor, share: int
     ) -> Tensor:
-        """Results ``[H, N, C]`` of consecutive steps of a function of a state and two inputs.
+        """Results ``[H, N, C]`` of consecutive steps of a function of a state and two inputs, in this order.
 
         Args:
             start (Tensor): the state ``[N, S]`` before the first step.
@@ -121,7 +121,12 @@ class Program:
             states (Tensor): ``[H, N, S]``, contiguous, in single precision or bfloat16, to which the states
                 after them are written.
             share (int): rows that are worth a thread of their own.
+
+        Raises:
+            ValueError: for states that are not contiguous.
         """
+        if not states.is_contiguous():
+            raise ValueError("Only contiguous states can be written to.")
         horizon, rows, _ = noise.shape
         empty, bits = torch.empty(0, *start.shape), states.dtype == torch.bfloat16
         whole = empty if bits else states

@@ -69,6 +69,7 @@ class Recorder(TorchDispatchMode):
         options = options or {}
         for value in _flat(arguments):
             self._recognise(value)
+        self._refuse(function, arguments)
         result = function(*arguments, **options)
         try:
             if not self._is_constant(function, arguments, options, result):
@@ -78,6 +79,19 @@ class Recorder(TorchDispatchMode):
         except TypeError as error:
             raise Untranslatable(f"{function} with these options ({error})") from None
         return result
+
+    def _refuse(self, function, arguments) -> None:
+        """What must not even be executed once more: draws, and changes of parameters."""
+        if torch.Tag.nondeterministic_seeded in function.tags:
+            raise Untranslatable(f"{function}, which draws anew every time")
+        inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
+        if inputs and function._schema.is_mutable and not self._vary(inputs):
+            raise Untranslatable(f"{function} of parameters alone")
+
+    def _vary(self, values: list[Tensor]) -> bool:
+        """Whether one of them differs from row to row."""
+        rows = self.index, self.action, *self.places
+        return any(id(x) in self._known or id(x) in self.largest or _among(x, rows) for x in values)
 
     def _recognise(self, value) -> None:
         """A value that autograd has kept for a derivative is another tensor in the same memory."""
@@ -188,14 +202,9 @@ class Recorder(TorchDispatchMode):
 
     def _is_constant(self, function, arguments, options, result) -> bool:
         """Whether an operation involves only parameters; views of them follow training."""
-        if torch.Tag.nondeterministic_seeded in function.tags:
-            raise Untranslatable(f"{function}, which draws anew every time")
         inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
-        rows = self.index, self.action, *self.places
-        if any(id(x) in self._known or id(x) in self.largest or _among(x, rows) for x in inputs):
+        if self._vary(inputs):
             return False
-        if inputs and function._schema.is_mutable:
-            raise Untranslatable(f"{function} of parameters alone")
         for value in _flat((result,)):
             shared = isinstance(value, Tensor) and any(_same_storage(x, value) for x in inputs)
             if inputs and not shared:

@@ -423,10 +423,14 @@ def _elu_backward(recorder: Recorder, result, gradient, alpha, scale, input_scal
 def _relu_backward(recorder: Recorder, result, gradient, kept, threshold):
     if threshold != 0:
         raise Untranslatable(f"the threshold {threshold}")
-    y = recorder.known(kept)
-    slope = recorder.fresh(y.width)
-    recorder.emit(Code.SIGN, *slope, y.first)
-    _times(recorder, result, gradient, slope)
+    x, y, zero = recorder.known(gradient), recorder.known(kept), recorder.number(0.0)
+    above, cut, nothing = (recorder.fresh(y.width) for _ in range(3))
+    # A product with 0 would make NaN of an infinite gradient; a kept NaN lets the gradient pass.
+    recorder.emit(Code.LARGER, *above, y.first, zero, step=0)
+    recorder.emit(Code.EQUAL, *cut, above.first, zero, step=0)
+    recorder.emit(Code.SPREAD, *nothing, zero)
+    found = recorder.place(result, x.width)
+    recorder.emit(Code.WHERE, *found, cut.first, nothing.first, more=x.first)
 
 
 def _tanh_backward(recorder: Recorder, result, gradient, kept):

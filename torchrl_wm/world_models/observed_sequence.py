@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from torchrl_wm.programs.followed_program import FollowedProgram
 from torchrl_wm.programs.program import Program
@@ -37,8 +38,9 @@ class ObservedSequence:
     def __call__(self, start: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         """Beliefs, states and raw parameters of the posterior ``[N, T, ...]``, with their graph.
 
-        ``None`` where there are no programs: for few rows, on another device than the CPU, for models that
-        programs cannot express, and where torch takes no longer: with gradients, for many rows of large ones.
+        ``None`` where there are no programs: for few rows, on another device than the CPU, in double
+        precision, for models that programs cannot express, and within transformations of functions; and
+        where torch takes no longer: with gradients, for many rows of large models.
 
         Args:
             start (Tensor): features ``[N, F]`` before the first step.
@@ -46,42 +48,43 @@ class ObservedSequence:
                 begins, projected actions and tokens, noise.
         """
         is_init, *others = inputs
-        shape = is_init.shape[:2]
-        if shape.numel() < _FEWEST or not start.is_cpu or start.dtype != torch.float32:
+        shape, learning = is_init.shape[:2], torch.is_grad_enabled()
+        if shape.numel() < _FEWEST or shape[0] == 1 or start.dtype != torch.float32:
             return None
-        if torch.is_grad_enabled() and self._is_large(len(start)):
+        if not start.is_cpu or _is_watched() or (learning and self._is_large(len(start))):
             return None
-        steps = torch.cat([x.float() for x in others], -1)
         self._sizes = [x.shape[-1] for x in others]
-        learning = torch.is_grad_enabled()
         with torch.no_grad():
-            found = self._followed(start.detach(), is_init.float(), steps.detach(), learning)
-        if found is None:
+            ahead, back = self._programs(start, learning)
+        if ahead is None:
             return None
-        features, raw = found.features, found.raw
+        fresh, steps = is_init.float(), torch.cat([x.float() for x in others], -1)
+        every = start.new_empty(len(steps) + 1, *start.shape)
+        every[0] = start.detach()
+        raw = ahead.unroll(start, fresh, steps, every[1:], _SHARE)
+        features = every[1:]
         if learning:
-            rows = [x.flatten(0, 1) for x in (found.before, is_init, *steps.split(self._sizes, -1))]
+            around = torch.cat([every[:-1], fresh, steps.detach()], -1)
+            rows = [x.flatten(0, 1) for x in (every[:-1], is_init, *steps.split(self._sizes, -1))]
             each = (x.unflatten(0, shape) for x in self.model._observe_rows(*rows))
-            features, raw = _Recurrence.apply(*each, start, found)
+            features, raw = _Recurrence.apply(*each, start, _Found(features, raw, around, back))
         belief, state = features.split(list(self.model.latent_sizes.values()), -1)
         return tuple(x.transpose(0, 1).contiguous() for x in (belief, state, raw))
 
-    def _followed(self, start, fresh, steps, learning: bool) -> _Found | None:
-        """What the program finds, and if ``learning`` the program of the derivative."""
-        # Recorded with numbers of all sizes, and none that is random: a run that goes on draws the same as
-        # one that was never stopped.
-        example = _numbers(start)
-        ahead = self._ahead(example, fresh[0], steps[0])
+    def _programs(self, start: Tensor, learning: bool) -> tuple[Program | None, Program | None]:
+        """Those of the steps and, if ``learning``, of their derivative; without the second neither."""
+        # Recorded with made-up numbers: no batch decides whether there are programs, and none is drawn.
+        rows, noise = min(len(start), 32), self._sizes[-1]
+        numbers = lambda size: torch.arange(rows * size).sin().view(rows, size)
+        features, fresh = numbers(start.shape[1]), (torch.arange(rows) % 2).float().unsqueeze(1)
+        steps = torch.cat([numbers(sum(self._sizes) - noise), numbers(noise).abs() + 0.1], -1)
         back = None
-        if ahead is not None and learning:
-            wanted = _numbers(start.new_empty(len(start), start.shape[1] + ahead.width))
-            back = self._back(example, wanted, torch.cat([example, fresh[0], steps[0]], -1))
-        if ahead is None or (learning and (back is None or self._is_large(len(start)))):
-            return None
-        every = start.new_empty(len(steps) + 1, *start.shape)
-        every[0] = start
-        raw = ahead.unroll(start, fresh, steps, every[1:], _SHARE)
-        return _Found(every, raw, torch.cat([every[:-1], fresh, steps], -1), back)
+        if learning:
+            wanted = numbers(start.shape[1] + self.model.latent.raw_size)
+            back = self._back(features, wanted, torch.cat([features, fresh, steps], -1))
+            if back is None or self._is_large(len(start)):
+                return None, None
+        return self._ahead(features, fresh, steps), back
 
     def _is_large(self, rows: int) -> bool:
         back = self._back.program
@@ -101,13 +104,13 @@ class ObservedSequence:
         carried, wanted, around = (x.index_select(0, index) for x in tensors[:3])
         size = carried.shape[1]
         features, fresh, steps = around.split([size, 1, around.shape[1] - size - 1], -1)
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
             features = features.detach().requires_grad_()
             found = self._observe(features, fresh, steps)
             gradients = carried + wanted[:, :size], wanted[:, size:]
             (carried,) = torch.autograd.grad(found, features, gradients)
         tensors[3].copy_(carried)
-        return carried[:, :1]
+        return carried[:, :1]  # a program has results; nobody reads these
 
     def _observe(self, features: Tensor, fresh: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         model = self.model  # not what it compiled of the method
@@ -116,26 +119,19 @@ class ObservedSequence:
 
 
 class _Found(NamedTuple):
-    """Features ``[T + 1, N, F]`` and raw parameters; what the steps read; the program of the derivative."""
+    """Features ``[T, N, F]`` and raw parameters; what the steps read; the program of the derivative."""
 
-    every: Tensor
+    features: Tensor
     raw: Tensor
     around: Tensor
-    derivative: Program | None
-
-    @property
-    def before(self) -> Tensor:
-        """The features before each step."""
-        return self.every[:-1]
-
-    @property
-    def features(self) -> Tensor:
-        """Those after it."""
-        return self.every[1:]
+    derivative: Program
 
 
 class _Recurrence(torch.autograd.Function):
-    """What all steps found on their own, each from known features, becomes what they found in a row."""
+    """What all steps found on their own, each from known features, becomes what they found in a row.
+
+    Programs have no derivatives themselves, so there is no second one.
+    """
 
     @staticmethod
     def forward(ctx, features: Tensor, raw: Tensor, start: Tensor, found: _Found):
@@ -143,12 +139,16 @@ class _Recurrence(torch.autograd.Function):
         return found.features.clone(), found.raw
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, features: Tensor, raw: Tensor):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The gradient of a sequence that programs observed has no derivative (create_graph=True). "
+                f"Observe fewer than {_FEWEST} rows and steps at a time: those go through the modules."
+            )
         _, _, around, derivative = ctx.found
         wanted = torch.cat([features, raw], -1).flip(0)
-        carried = torch.empty_like(features)
-        nothing = torch.zeros_like(features[0])
+        carried = torch.empty(features.shape)
+        nothing = torch.zeros(features.shape[1:])
         derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
         carried = carried.flip(0)  # for each step what the features before it are to be changed by
         total = features.clone()
@@ -156,5 +156,9 @@ class _Recurrence(torch.autograd.Function):
         return total, raw, carried[0], None
 
 
-def _numbers(like: Tensor) -> Tensor:
-    return torch.arange(like.numel(), dtype=like.dtype).sin().view(like.shape)
+def _is_watched() -> bool:
+    """Whether something else is to see the operations: a transformation, a counter, what keeps values."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    counted = _get_current_dispatch_mode() is not None
+    return transformed or kept or counted or forward_ad._current_level >= 0
