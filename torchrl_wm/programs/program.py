@@ -128,7 +128,7 @@ class Program:
         if not states.is_contiguous():
             raise ValueError("Only contiguous states can be written to.")
         horizon, rows, _ = noise.shape
-        empty, bits = torch.empty(0, *start.shape), states.dtype == torch.bfloat16
+        empty, bits = start.new_empty(0, *start.shape), states.dtype == torch.bfloat16
         whole = empty if bits else states
         rounded = (states if bits else empty.bfloat16()).view(torch.uint16)
         inputs = start.clone(memory_format=torch.contiguous_format), draws, noise

@@ -75,8 +75,9 @@ class ObservedSequence:
         """Those of the steps and, if ``learning``, of their derivative; without the second neither."""
         # Recorded with made-up numbers: no batch decides whether there are programs, and none is drawn.
         rows, noise = min(len(start), 32), self._sizes[-1]
-        numbers = lambda size: torch.arange(rows * size).sin().view(rows, size)
-        features, fresh = numbers(start.shape[1]), (torch.arange(rows) % 2).float().unsqueeze(1)
+        count = lambda size: torch.arange(rows * size, device=start.device).view(rows, size)
+        numbers = lambda size: count(size).sin()
+        features, fresh = numbers(start.shape[1]), (count(1) % 2).float()
         steps = torch.cat([numbers(sum(self._sizes) - noise), numbers(noise).abs() + 0.1], -1)
         back = None
         if learning:
@@ -147,8 +148,8 @@ class _Recurrence(torch.autograd.Function):
             )
         _, _, around, derivative = ctx.found
         wanted = torch.cat([features, raw], -1).flip(0)
-        carried = torch.empty(features.shape)
-        nothing = torch.zeros(features.shape[1:])
+        carried = features.new_empty(features.shape)
+        nothing = features.new_zeros(features.shape[1:])
         derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
         carried = carried.flip(0)  # for each step what the features before it are to be changed by
         total = features.clone()
