@@ -36,7 +36,8 @@ class Program:
     following ones, and returns ``[R, C]``, as
     :meth:`~torchrl_wm.planners.tree_search.evaluation.NodeEvaluator.forward` does: MLPs with the
     usual activations and normalisations, recurrent cells, one-hot samples, and anything made of
-    elementwise operations and reductions over the last dimension. Rows must not depend on each other.
+    elementwise operations and reductions over the last dimension; and derivatives of such, where the
+    function asks :func:`torch.autograd.grad` for them. Rows must not depend on each other.
     What is computed of parameters alone is computed again whenever they are read.
 
     Args:

@@ -24,6 +24,10 @@ class RSSM(WorldModel):
     The latent is a deterministic ``belief``, advanced by a recurrent cell, and a stochastic ``state``,
     drawn from the posterior where there is an observation and from the prior where there is none.
 
+    On a CPU sequences are observed in programs (:mod:`torchrl_wm.programs`). These follow training and notice
+    replaced parts, but neither hooks nor attributes of parts that are changed after the first call; a
+    gradient through them has no derivative itself.
+
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``.
         action_encoding (ActionEncoding): how actions become vectors.
