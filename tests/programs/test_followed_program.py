@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from torchrl_wm.programs import program as program_module
 from torchrl_wm.programs.followed_program import FollowedProgram
@@ -69,6 +71,20 @@ def test_a_draw_between_equals_is_tried_again(monkeypatch):
     assert len(calls) == 2 and not torch.equal(calls[0][4], calls[1][4])
     calls.clear()
     assert Doubler().followed(x[:7]) is None and len(calls) == 1  # of few rows there are no others
+
+
+@pytest.mark.parametrize("mode", ["counter", "hooks", "transformation"])
+def test_what_is_to_see_the_operations_sees_those_of_the_modules(mode):
+    holder, x = Doubler(), torch.randn(4, 3)
+    if mode == "transformation":
+        seen = []
+        torch.func.vmap(lambda y: seen.append(holder.followed(x)) or y)(torch.zeros(2))
+        assert seen == [None]
+    else:
+        counter, hooks = FlopCounterMode(display=False), torch.autograd.graph.save_on_cpu()
+        with counter if mode == "counter" else hooks:
+            assert holder.followed(x) is None
+    torch.testing.assert_close(holder(x), expected(holder, x))  # and is not remembered
 
 
 def test_copies_record_their_own():

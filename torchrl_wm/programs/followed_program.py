@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from torchrl_wm.programs import bfloat16
 from torchrl_wm.programs.program import Program, recorded_program
@@ -20,8 +22,8 @@ class FollowedProgram:
     It is recorded at the first call, and again when parameters are replaced or moved. Its numbers are in
     single precision; under autocast to bfloat16, on a processor with products of such numbers, matrix
     products round what they multiply, if they add up an even number of at least 16. There is none on
-    other devices than the CPU, in double precision, for more than two million weights, and for what no
-    program can express.
+    other devices than the CPU, in double precision, for more than two million weights, for what no program
+    can express, and within transformations of functions, counters and whatever else is to see operations.
 
     Args:
         function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.
@@ -44,6 +46,8 @@ class FollowedProgram:
         if not unchanged:
             self._read = None
         if any(not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors):
+            return None
+        if _is_intercepted():
             return None
         if not unchanged and self._watched.changed():
             self._record(tensors)
@@ -86,3 +90,11 @@ class FollowedProgram:
 
     def __getstate__(self) -> dict:
         return vars(FollowedProgram(self.function, *self.modules))
+
+
+def _is_intercepted() -> bool:
+    """Whether something else is to see the operations: a transformation, a counter, what keeps values."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    counted = _get_current_dispatch_mode() is not None
+    return transformed or kept or counted or forward_ad._current_level >= 0

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from torchrl_wm.programs.followed_program import FollowedProgram
 from torchrl_wm.programs.program import Program
@@ -51,7 +49,7 @@ class ObservedSequence:
         shape, learning = is_init.shape[:2], torch.is_grad_enabled()
         if shape.numel() < _FEWEST or shape[0] == 1 or start.dtype != torch.float32:
             return None
-        if not start.is_cpu or _is_watched() or (learning and self._is_large(len(start))):
+        if not start.is_cpu or (learning and self._is_large(len(start))):
             return None
         self._sizes = [x.shape[-1] for x in others]
         with torch.no_grad():
@@ -155,11 +153,3 @@ class _Recurrence(torch.autograd.Function):
         total = features.clone()
         total[:-1] += carried[1:]
         return total, raw, carried[0], None
-
-
-def _is_watched() -> bool:
-    """Whether something else is to see the operations: a transformation, a counter, what keeps values."""
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-    counted = _get_current_dispatch_mode() is not None
-    return transformed or kept or counted or forward_ad._current_level >= 0
