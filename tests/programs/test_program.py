@@ -46,6 +46,7 @@ EXPRESSIONS = {
     "softplus of a copy": lambda x: F.softplus((x * 2).clone()),
     "lerp": lambda x: torch.lerp(x, x.flip(-1), x.sigmoid()),
     "exp": torch.exp,
+    "exp of large numbers": lambda x: (x * torch.logspace(-3, 1.5, SIZE)).exp(),
     "abs": torch.abs,
     "neg": torch.neg,
     "sqrt": lambda x: x.abs().sqrt(),

@@ -48,7 +48,7 @@ class Rollout:
             return None
         features = _empty((horizon + 1, *start.shape), dtype)
         features[0] = start
-        actions = program.unroll(start, policy.noise((horizon,)), noise, features[1:], _SHARE)
+        actions, _ = program.unroll(start, policy.noise((horizon,)), noise, features[1:], _SHARE)
         return features.to(dtype), actions
 
     def _policy(self, start: Tensor) -> Prediction | None:

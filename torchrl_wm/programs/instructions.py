@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchrl_wm.programs.arithmetic import (
+    HALF,
     ONE,
     ZERO,
     compiled,
@@ -30,12 +31,12 @@ from torchrl_wm.programs.bfloat16 import (
     round_pairs,
 )
 from torchrl_wm.programs.columns import columns, fields, first, results, second
-from torchrl_wm.programs.products import TILE_ROWS, linear
+from torchrl_wm.programs.products import TILE_ROWS, add_outer, linear
 
 BLOCK = 32
 """Rows that go through all instructions together; a multiple of those of a product's tile."""
 
-TWO = np.float32(2.0)
+TWO, NAN = np.float32(2.0), np.float32(np.nan)
 L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 
 
@@ -44,11 +45,12 @@ class Code(enum.IntEnum):
 
     A product has no step of b: its field tells whether a ReLU follows, and one more is its depth. Pairs of
     rounded numbers count as one column. A normalisation has its scale in b, and the column of what it adds in
-    one more; of neighbours in groups, one more is their number.
+    one more; of neighbours in groups, one more is their number. Sums over rows have their place in those in
+    the field of the target, and as one more the number of columns in b.
     """
 
-    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS = range(6)
-    COPY, FLIP, SPREAD = 6, 7, 8
+    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, ADD_OUTER = range(7)
+    COPY, FLIP, SPREAD = 7, 8, 9
     RELU, TANH, SIGMOID, SILU, ELU = 10, 11, 12, 13, 14
     ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG = 15, 16, 17, 18, 19, 20, 21, 22
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP = range(30, 40)
@@ -59,7 +61,7 @@ class Code(enum.IntEnum):
 
 FIELDS = 7
 (
-    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, COPY, FLIP, SPREAD,
+    GATHER, LOOKUP, STORE, LINEAR, LINEAR_OF_PAIRS, ROUND_PAIRS, ADD_OUTER, COPY, FLIP, SPREAD,
     RELU, TANH, SIGMOID, SILU, ELU, ABS, SQRT, RSQRT, SIGN, EXP, NEGATE, SOFTPLUS, LOG,
     ADD, SUBTRACT, MULTIPLY, DIVIDE, LESS, EQUAL, LARGER, SMALLER, WHERE, LERP,
     SILU_BACKWARD, SIGMOID_BACKWARD,
@@ -69,17 +71,21 @@ FIELDS = 7
 
 
 class Network(NamedTuple):
-    """The instructions of a network, the other arrays they read, and where a row's results begin."""
+    """The instructions of a network, the other arrays they use, and where a row's results begin.
+
+    ``sums`` are taken over rows, and stay until they are set to 0.
+    """
 
     code: np.ndarray
     weights: np.ndarray
     scratch: np.ndarray
     results: int
+    sums: np.ndarray
 
     def copy(self, rows: int = BLOCK) -> Network:
         """The same network with a scratch of its own, for a thread of its own with so many rows."""
         whole = -(-rows // TILE_ROWS) * TILE_ROWS  # tiles of products
-        return self._replace(scratch=self.scratch[:whole].copy())
+        return self._replace(scratch=self.scratch[:whole].copy(), sums=np.zeros_like(self.sums))
 
 
 @compiled
@@ -88,7 +94,7 @@ def run(network, index, action, latents, place, out):
 
     Reads ``latents``, arrays ``[*, S]``, and writes the following ones to their rows ``place ...``.
     """
-    code, weights, scratch, result = network
+    code, weights, scratch, result, sums = network
     for begin in range(0, index.shape[0], BLOCK):
         rows = min(index.shape[0] - begin, BLOCK)
         for i in range(code.shape[0]):
@@ -102,6 +108,8 @@ def run(network, index, action, latents, place, out):
                 linear_of_pairs(instruction, scratch, rows, weights)
             elif kind == ROUND_PAIRS:
                 round_pairs(instruction, scratch, rows, weights)
+            elif kind == ADD_OUTER:
+                add_outer(instruction, scratch, rows, sums)
             else:
                 calculate(instruction, scratch, rows)
         for row in range(rows):
@@ -263,6 +271,15 @@ def elu(x):
 
 @_of_one
 @faithful_inlined
+def exponential(x):
+    """``exp(x)``, by a square root that cannot overflow."""
+    root = fused_exp(-HALF * abs(x))
+    root = root if x < ZERO else ONE / root
+    return root * root
+
+
+@_of_one
+@faithful_inlined
 def softplus(x):
     """``log(1 + exp(x))``, by an exponential that cannot overflow."""
     small = fused_exp(-abs(x))
@@ -282,9 +299,7 @@ def rare(instruction, scratch, rows):
     for row in range(rows):
         out, x = results(instruction, scratch, row), first(instruction, scratch, row)
         for j in range(out.shape[0]):
-            if kind == EXP:
-                out[j] = np.exp(x[j])
-            elif kind == ABS:
+            if kind == ABS:
                 out[j] = abs(x[j])
             elif kind == SQRT:
                 out[j] = np.sqrt(x[j])
@@ -315,6 +330,8 @@ def apply(instruction, scratch, rows):
         elu(instruction, scratch, rows)
     elif kind == SOFTPLUS:
         softplus(instruction, scratch, rows)
+    elif kind == EXP:
+        exponential(instruction, scratch, rows)
     else:
         rare(instruction, scratch, rows)
 
@@ -459,17 +476,12 @@ def reduce(instruction, scratch, row):
     kind, x, width = instruction[0], first(instruction, scratch, row), instruction[2]
     out = columns(scratch, row, instruction[1], width if kind >= SOFTMAX else 1)
     if kind == LOWEST:
-        low, missing = x[0], ZERO
+        low = x[0]
         for j in range(width):
             low = minimum(low, x[j])
-            missing = x[j] if x[j] != x[j] else missing
-        out[0] = missing if missing != missing else low
+        out[0] = low if missing(x) == ZERO else NAN
     elif kind == HIGHEST:
-        high, missing = x[0], ZERO
-        for j in range(width):
-            high = maximum(high, x[j])
-            missing = x[j] if x[j] != x[j] else missing
-        out[0] = missing if missing != missing else high
+        out[0] = highest(x) if missing(x) == ZERO else NAN
     elif kind == SOFTMAX:
         if instruction[6] == 4:
             softmax_of_fours(out, x)
@@ -498,11 +510,36 @@ def reduce(instruction, scratch, row):
 
 
 @faithful_sums
+def highest(x):
+    """The largest number, in a loop over several at a time."""
+    high, whole = x[0], x.shape[0] // 8 * 8
+    if whole:
+        a, b, c, d, e, f, g, h = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
+        for j in range(8, whole, 8):
+            a, b = maximum(a, x[j]), maximum(b, x[j + 1])
+            c, d = maximum(c, x[j + 2]), maximum(d, x[j + 3])
+            e, f = maximum(e, x[j + 4]), maximum(f, x[j + 5])
+            g, h = maximum(g, x[j + 6]), maximum(h, x[j + 7])
+        a, b, c, d = maximum(a, e), maximum(b, f), maximum(c, g), maximum(d, h)
+        high = maximum(maximum(a, b), maximum(c, d))
+    for j in range(whole, x.shape[0]):
+        high = maximum(high, x[j])
+    return high
+
+
+@faithful_sums
+def missing(x):
+    """How many of the numbers are NaN."""
+    count = ZERO
+    for j in range(x.shape[0]):
+        count += ONE if x[j] != x[j] else ZERO
+    return count
+
+
+@faithful_sums
 def softmax_into(out, x):
     """Probabilities of logits."""
-    high, total = x[0], 0.0
-    for j in range(x.shape[0]):
-        high = maximum(high, x[j])
+    high, total = highest(x), 0.0
     for j in range(out.shape[0]):
         out[j] = fused_exp(x[j] - high)
     for j in range(out.shape[0]):

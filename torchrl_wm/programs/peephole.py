@@ -59,26 +59,12 @@ def simplify(
     return lines[:-1], lines[-1][A]
 
 
-def moved(code: Sequence[Sequence[int]], by: int) -> list[list[int]]:
-    """Instructions that name other columns.
-
-    Examples:
-        >>> moved([(10, -48, 16, -32, 0, 1, 0)], 48)
-        [[10, 0, 16, 16, 0, 1, 0]]
-    """
-    lines = [list(line) for line in code]
-    for line in lines:
-        for field, _ in _fields(line):
-            line[field] += by
-    return lines
-
-
 def _drop_unread(lines: list[list[int]]) -> None:
     """Leaves out what nothing reads: of a derivative, parts of the function that it does not depend on."""
     for place in range(len(lines) - 2, -1, -1):
         kind, target = lines[place][:WIDTH]
-        if kind != Code.STORE:
-            (_, width), *_ = _fields(lines[place])
+        if kind not in (Code.STORE, Code.ADD_OUTER):
+            (_, width), *_ = accesses(lines[place])
             after = _touching(lines[place + 1 :], target, target + width)
             if all(access.field == TARGET for access in after):
                 del lines[place]
@@ -152,18 +138,20 @@ def _write_in_place(lines: list[list[int]], place: int) -> bool:
 def _touching(lines: list[list[int]], first: int, end: int) -> Iterator[Access]:
     """What reads or writes any of the columns."""
     for place, line in enumerate(lines):
-        for field, width in _fields(line):
+        for field, width in accesses(line):
             if line[field] < end and first < line[field] + width:
                 yield Access(place, field, line[field], line[field] + width)
 
 
-def _fields(line: Sequence[int]) -> list[tuple[int, int]]:
+def accesses(line: Sequence[int]) -> list[tuple[int, int]]:
     """The fields of an instruction that name columns, and how many of them it reads or writes."""
     kind, width = line[0], line[WIDTH]
     if kind in (Code.GATHER, Code.LOOKUP):
         return [(TARGET, width)]
     if kind == Code.STORE:
         return [(A, width)]
+    if kind == Code.ADD_OUTER:
+        return [(A, width), (B, line[MORE])]
     if kind == Code.LINEAR:
         return [(TARGET, width), (A, line[MORE])]
     if kind == Code.SPREAD:

@@ -52,13 +52,6 @@ def tile_of(panels: int, lanes: int, multiply_add: Callable) -> Callable:
                 places = [builder.bitcast(place, kind.as_pointer()) for place in places]
                 return [builder.load(place, align=4) for place in places]
 
-            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            nothing = ir.Constant(kind, ir.Undefined)
-
-            def spread(number):
-                number = builder.insert_element(nothing, number, ir.IntType(32)(0))
-                return builder.shuffle_vector(number, nothing, everywhere)
-
             sums = [[cgutils.alloca_once(builder, kind) for _ in vectors] for _ in starts]
             bias = line(depth)  # it follows the weight
             for row_sums in sums:
@@ -68,11 +61,11 @@ def tile_of(panels: int, lanes: int, multiply_add: Callable) -> Callable:
                 weight = line(loop.index)
                 for start, row_sums in zip(starts, sums, strict=True):
                     place = builder.gep(start, [builder.add(source, loop.index)])
-                    number = spread(builder.load(place))
+                    number = _spread(builder, builder.load(place), kind)
                     for total, value in zip(row_sums, weight, strict=True):
                         added = multiply_add(builder, number, value, builder.load(total))
                         builder.store(added, total)
-            least = spread(floor)
+            least = _spread(builder, floor, kind)
             for start, row_sums in zip(starts, sums, strict=True):
                 for (panel, lane), total in zip(vectors, row_sums, strict=True):
                     total = builder.load(total)
@@ -85,6 +78,13 @@ def tile_of(panels: int, lanes: int, multiply_add: Callable) -> Callable:
         return types.void(*kinds), generate
 
     return tile
+
+
+def _spread(builder, number, kind):
+    """A vector of the same number."""
+    nothing, everywhere = ir.Constant(kind, ir.Undefined), ir.VectorType(ir.IntType(32), kind.count)
+    number = builder.insert_element(nothing, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(number, nothing, ir.Constant(everywhere, [0] * kind.count))
 
 
 def _multiply_add(builder, number, weight, total):
@@ -107,6 +107,73 @@ def linear(instruction, scratch, rows, weights):
         for row in range(0, rows, TILE_ROWS):
             _tile(scratch, row, source, target + column, weights, offset, depth, floor)
         offset += PANEL * (depth + 1)
+
+
+def _outer_tile(panels: int) -> Callable:
+    """Four columns of one value times some panels of another, added up over rows."""
+    vectors = list(range(0, panels * PANEL, LANES))
+
+    @intrinsic
+    def tile(context, scratch, rows, left, right, sums, offset, stride):
+        kinds = [scratch, *[types.intp] * 3, sums, types.intp, types.intp]
+
+        def generate(context, builder, signature, arguments):
+            numbers, rows, left, right, memory, offset, stride = arguments
+            numbers = context.make_array(signature.args[0])(context, builder, numbers)
+            memory = context.make_array(signature.args[4])(context, builder, memory)
+            kind, integer = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
+            length = builder.extract_value(numbers.shape, 1)
+
+            def vector(base, place, lane):
+                place = builder.gep(base, [builder.add(place, integer(lane))])
+                return builder.bitcast(place, kind.as_pointer())
+
+            starts = [
+                builder.add(offset, builder.mul(stride, integer(i))) for i in range(TILE_ROWS)
+            ]
+            places = [[vector(memory.data, start, lane) for lane in vectors] for start in starts]
+            sums = [[cgutils.alloca_once(builder, kind) for _ in vectors] for _ in starts]
+            pairs = list(zip(sum(places, []), sum(sums, []), strict=True))
+            for place, total in pairs:
+                builder.store(builder.load(place, align=4), total)
+            with cgutils.for_range(builder, rows) as loop:
+                start = builder.mul(loop.index, length)
+                first, begin = builder.add(start, left), builder.add(start, right)
+                line = [builder.load(vector(numbers.data, begin, x), align=4) for x in vectors]
+                for i, row_sums in enumerate(sums):
+                    place = builder.gep(numbers.data, [builder.add(first, integer(i))])
+                    number = _spread(builder, builder.load(place), kind)
+                    for value, total in zip(line, row_sums, strict=True):
+                        added = _multiply_add(builder, number, value, builder.load(total))
+                        builder.store(added, total)
+            for place, total in pairs:
+                builder.store(builder.load(total), place, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*kinds), generate
+
+    return tile
+
+
+_outer_of_one, _outer_of_two = (_outer_tile(panels) for panels in (1, 2))
+
+
+@faithful
+def add_outer(instruction, scratch, rows, sums):
+    """Adds products of all pairs of columns of two values, ``[count, width]``, to what earlier rows had."""
+    offset, width, right = instruction[1], instruction[2], instruction[3]
+    left, count = instruction[4], instruction[6]
+    stride = (width + PANEL - 1) // PANEL * PANEL
+    column = 0
+    while column < width:
+        two = column + PANEL < width
+        for i in range(0, count, TILE_ROWS):
+            place = offset + i * stride + column
+            if two:
+                _outer_of_two(scratch, rows, left + i, right + column, sums, place, stride)
+            else:
+                _outer_of_one(scratch, rows, left + i, right + column, sums, place, stride)
+        column += 2 * PANEL if two else PANEL
 
 
 @compiled

@@ -18,8 +18,10 @@ from torch import Tensor
 from torchrl_wm.programs import instructions, products
 from torchrl_wm.programs.bfloat16 import SUPPORTED, pack
 from torchrl_wm.programs.instructions import FIELDS
-from torchrl_wm.programs.peephole import moved, simplify
+from torchrl_wm.programs.peephole import simplify
+from torchrl_wm.programs.products import PANEL
 from torchrl_wm.programs.recorder import Recorder, Untranslatable
+from torchrl_wm.programs.reuse import Arrangement
 from torchrl_wm.programs.rounding import in_pairs
 from torchrl_wm.programs.threads import in_threads
 from torchrl_wm.programs.translations import OF_BLOCKS, TRANSLATIONS
@@ -37,7 +39,8 @@ class Program:
     :meth:`~torchrl_wm.planners.tree_search.evaluation.NodeEvaluator.forward` does: MLPs with the
     usual activations and normalisations, recurrent cells, one-hot samples, and anything made of
     elementwise operations and reductions over the last dimension; and derivatives of such, where the
-    function asks :func:`torch.autograd.grad` for them. Rows must not depend on each other.
+    function asks :func:`torch.autograd.grad` for them. Rows must not depend on each other. But the function
+    may return a tuple of ``[R, C]`` and a list of sums over all rows, such as the gradients of parameters.
     What is computed of parameters alone is computed again whenever they are read.
 
     Args:
@@ -51,19 +54,28 @@ class Program:
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]):
         recorder = Recorder(inputs, TRANSLATIONS, OF_BLOCKS)
         with torch.no_grad(), recorder:
-            out = function(*inputs)
+            out, totals = _parts(function(*inputs))
+        if any(id(x) not in recorder.summed for x in totals):
+            raise Untranslatable("a sum that is not over the rows")
+        self._sums, self._concluded, self._totals = recorder.sums, recorder.concluded, totals
         found = recorder.columns(out)
         self.width, self.parameters = found.width, recorder.parameters
         self.derived = recorder.derived
         code, first = simplify(recorder.code, *found)
         self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
-        self.layout[self.layout[:, 0] == products.CONSTANT, 2] += recorder.width
-        code = moved(code, recorder.width)
+        constant = self.layout[:, 0] == products.CONSTANT
+        constants = self.layout[constant, 2].tolist()
+        arranged = Arrangement(code, recorder.width, recorder.starts, constants, first)
+        self.layout[constant, 2] = [arranged.place(column) for column in constants]
+        # Instructions read whole panels. With an odd number of these in a row, those of one value in many
+        # rows do not compete for the same lines of the cache.
+        room = arranged.width + PANEL + (PANEL if arranged.width // PANEL % 2 else 0)
         self.network = instructions.Network(
-            np.array(code, np.int64).reshape(-1, FIELDS),
+            np.array(arranged.code, np.int64).reshape(-1, FIELDS),
             np.zeros(max(recorder.memory, 1), np.float32),
-            np.zeros((instructions.BLOCK, recorder.width), np.float32),
-            first + recorder.width,
+            np.zeros((instructions.BLOCK, room), np.float32),
+            arranged.place(first),
+            np.zeros(recorder.total, np.float32),
         )
         self.packing = np.zeros((0, 4), np.int64)
         self.refresh()
@@ -111,10 +123,36 @@ class Program:
         in_threads(evaluate, len(index), _SHARE)
         return torch.from_numpy(out)
 
+    def add_up(self, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What a function of latents returns for all of their rows ``[R, S]``, and its sums over these."""
+        arrays = [x.detach().contiguous().numpy() for x in tensors]
+        index = np.arange(len(arrays[0]))
+        out = np.empty((len(index), self.width), np.float32)
+
+        def evaluate(begin: int, end: int) -> np.ndarray:
+            network, share = self.network.copy(), index[begin:end]
+            instructions.run(network, share, share, tuple(arrays), 0, out[begin:end])
+            return network.sums
+
+        parts = in_threads(evaluate, len(index), _SHARE)
+        return torch.from_numpy(out), self._conclude(sum(parts[1:], parts[0]))
+
+    def _conclude(self, sums: np.ndarray) -> list[Tensor]:
+        """What the function made of its sums; the tensors of the recording take their values."""
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            for value, first in self._sums:
+                rows, width = value.shape
+                stride = -(-width // PANEL) * PANEL
+                found = sums[first : first + rows * stride].reshape(rows, stride)[:, :width]
+                value.copy_(torch.from_numpy(found))
+            for value, function, arguments, options in self._concluded:
+                value.copy_(function(*arguments, **options))
+            return [x.clone() for x in self._totals]
+
     def unroll(
         self, start: Tensor, draws: Tensor, noise: Tensor, states: Tensor, share: int
-    ) -> Tensor:
-        """Results ``[H, N, C]`` of consecutive steps of a function of a state and two inputs, in this order.
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Results ``[H, N, C]`` of consecutive steps of a function of a state and two inputs, and its sums.
 
         Args:
             start (Tensor): the state ``[N, S]`` before the first step.
@@ -136,12 +174,17 @@ class Program:
         arrays = [x.detach().contiguous().numpy() for x in (*inputs, whole, rounded)]
         index, out = np.arange(rows), np.empty((horizon, rows, self.width), np.float32)
 
-        def follow(begin: int, end: int) -> None:
+        def follow(begin: int, end: int) -> np.ndarray:
             network = self.network.copy(end - begin)
             instructions.unroll(network, index, begin, end, *arrays, out)
+            return network.sums
 
-        in_threads(follow, rows, share)
-        return torch.from_numpy(out)
+        sums = in_threads(follow, rows, share)
+        return torch.from_numpy(out), self._conclude(sum(sums[1:], sums[0]))
+
+
+def _parts(found: Tensor | tuple[Tensor, list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+    return (found, []) if isinstance(found, Tensor) else found
 
 
 def recorded_program(
@@ -170,7 +213,11 @@ def _check(
     latents = tensors[: len(tensors) // 2]
     places, memory = [x.clone() for x in latents], [torch.cat([x, x]) for x in latents]
     found = [program(index, action, memory, len(index)), *(x[len(index) :] for x in memory)]
-    expected = [function(index, action, *latents, *places), *places]
+    out, totals = _parts(function(index, action, *latents, *places))
+    expected = [out, *places]
+    if totals:
+        found += program.add_up(*latents)[1]
+        expected += totals
     for ours, theirs in zip(found, expected, strict=True):
         # Small numbers can be differences of the largest.
         largest = theirs.abs().nan_to_num(0.0, 0.0).max().item()

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchrl_wm.programs import products
 from torchrl_wm.programs.instructions import Code
-from torchrl_wm.programs.products import PANEL
+from torchrl_wm.programs.products import PANEL, TILE_ROWS
 
 
 class Untranslatable(Exception):
@@ -55,12 +55,17 @@ class Recorder(TorchDispatchMode):
         self.layout: list[tuple[int, ...]] = []
         self.parameters: list[Tensor] = []
         self.derived: list[tuple] = []  # tensors that follow from parameters, and how
+        self.starts: list[int] = []  # of values
+        self.sums: list[tuple[Tensor, int]] = []  # sums over the rows, and where they begin
+        self.concluded: list[tuple] = []  # tensors that follow from those, and how
+        self.summed: set[int] = set()  # all of these
+        self.across: dict[int, Columns] = {}  # values [n, R], whose rows are columns
         self.largest: dict[int, tuple[Columns, int]] = {}  # what an argmax is of, and its classes
         self.untold: set[int] = set()  # results that no instruction computes
         self.same: set[int] = set()  # parameters and constants, which do not differ from row to row
         # Values [blocks, R, n], whose columns are those of [R, blocks, n].
         self.turned: set[int] = set()
-        self.width = self.memory = self.numbers = 0
+        self.width = self.memory = self.numbers = self.total = 0
         self._known: dict[int, Columns] = {}
         self._in_memory: dict[tuple, Tensor] = {}
         self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
@@ -91,7 +96,8 @@ class Recorder(TorchDispatchMode):
     def _vary(self, values: list[Tensor]) -> bool:
         """Whether one of them differs from row to row."""
         rows = self.index, self.action, *self.places
-        return any(id(x) in self._known or id(x) in self.largest or _among(x, rows) for x in values)
+        found = self._known, self.largest, self.across
+        return any(_among(x, rows) or any(id(x) in places for places in found) for x in values)
 
     def _recognise(self, value) -> None:
         """A value that autograd has kept for a derivative is another tensor in the same memory."""
@@ -110,11 +116,15 @@ class Recorder(TorchDispatchMode):
             raise Untranslatable(f"{function} with blocks before rows")
         self.translations[function](self, result, *arguments, **options)
         for value in _flat((result,)):  # such as the mean beside a layer norm
-            if id(value) not in self._known and id(value) not in self.largest:
+            if not self._is_found(value):
                 self.untold.add(id(value))
-                self._kept.append(value)
+            self._kept.append(value)
         if turned and function is not torch.ops.aten.transpose.int:
             self.turned.add(id(result))
+
+    def _is_found(self, value: Tensor) -> bool:
+        found = self._known, self.largest, self.across, self.summed
+        return any(id(value) in places for places in found)
 
     # -- where values are --------------------------------------------------------------------------
 
@@ -162,6 +172,7 @@ class Recorder(TorchDispatchMode):
         Loops over a result that overlaps what is read, or follows it closely, use no vector instructions.
         """
         self.width += -(-width // PANEL) * PANEL
+        self.starts.append(-self.width)
         return Columns(-self.width, width)
 
     def alias(self, value: Tensor, found: Columns) -> Columns:
@@ -196,21 +207,34 @@ class Recorder(TorchDispatchMode):
             self.load(products.BIAS, bias, memory, width, depth)
         self.emit(Code.LINEAR, target, panels, source, memory, step=0, more=depth)
 
+    def add_up(self, result: Tensor, parts: list[tuple[Tensor, Columns, Columns]]) -> None:
+        """Sums over the rows: each part ``[n, m]`` is that of products of all columns of two values."""
+        for part, left, right in parts:
+            offset, width = self.total, -(-right.width // PANEL) * PANEL
+            self.emit(Code.ADD_OUTER, offset, right.width, right.first, left.first, more=left.width)
+            self.sums.append((part, offset))
+            self.total += -(-left.width // TILE_ROWS) * TILE_ROWS * width
+        self.summed.add(id(result))
+
     def emit(self, code: Code, target: int, width: int, a=0, b=0, step=1, more=0) -> None:
         """One more instruction."""
         self.code.append((int(code), target, width, a, b, step, more))
 
     def _is_constant(self, function, arguments, options, result) -> bool:
-        """Whether an operation involves only parameters; views of them follow training."""
+        """Whether an operation involves only parameters, or sums; views of them follow training."""
         inputs = [x for x in _flat(arguments) if isinstance(x, Tensor)]
         if self._vary(inputs):
             return False
+        of_sums = any(id(x) in self.summed for x in inputs)
         for value in _flat((result,)):
             shared = isinstance(value, Tensor) and any(_same_storage(x, value) for x in inputs)
             if inputs and not shared:
                 if value is not result or not isinstance(value, Tensor):
                     raise Untranslatable(f"{function} of parameters alone")
-                self.derived.append((value, function, arguments, options))
+                later = self.concluded if of_sums else self.derived
+                later.append((value, function, arguments, options))
+            if of_sums:
+                self.summed.add(id(value))
             self._kept.append(value)
         return True
 

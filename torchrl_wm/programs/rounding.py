@@ -19,7 +19,7 @@ def in_pairs(network: Network) -> tuple[Network, np.ndarray]:
     Examples:
         >>> weights, scratch = np.zeros(33 * 16, np.float32), np.zeros((32, 48), np.float32)
         >>> product = np.array([[Code.LINEAR, 0, 16, 16, 0, 0, 32]])
-        >>> network, layout = in_pairs(Network(product, weights, scratch, 0))
+        >>> network, layout = in_pairs(Network(product, weights, scratch, 0, np.zeros(0, np.float32)))
         >>> [Code(line[0]).name for line in network.code], layout.tolist()
         (['ROUND_PAIRS', 'LINEAR_OF_PAIRS'], [[0, 528, 1, 16]])
     """
@@ -52,4 +52,8 @@ def in_pairs(network: Network) -> tuple[Network, np.ndarray]:
 def _writes(line: list[int], source: int, depth: int) -> bool:
     """Whether an instruction may change these columns."""
     kind, target, width = line[:3]
-    return kind != Code.STORE and target < source + depth and source < target + width
+    return (
+        kind not in (Code.STORE, Code.ADD_OUTER)
+        and target < source + depth
+        and source < target + width
+    )

@@ -53,10 +53,19 @@ def _addmm(recorder: Recorder, result, bias, value, weight):
 
 
 def _product(recorder: Recorder, result, value, weight, bias=None):
+    if id(value) in recorder.across and id(weight) in recorder._known:
+        recorder.add_up(result, [(result, recorder.across[id(value)], recorder.known(weight))])
+        return
     x, (_, width) = recorder.known(value), weight.shape
     if id(weight) in recorder._known or (bias is not None and bias.shape != (width,)):
         raise Untranslatable("a product of two values")
     recorder.product(weight, bias, x.first, recorder.place(result, width).first)
+
+
+def _across(recorder: Recorder, result, value):
+    if id(value) in recorder.turned or value.ndim != 2:
+        raise Untranslatable("a transposition of anything but rows and columns")
+    recorder.across[id(result)] = recorder.known(value)
 
 
 def _block_product(recorder: Recorder, result, value, weight):
@@ -65,6 +74,12 @@ def _block_product(recorder: Recorder, result, value, weight):
 
 def _add_block_product(recorder: Recorder, result, bias, value, weight):
     """Values ``[blocks, R, n]`` times a weight ``[blocks, n, m]``: one product for each block."""
+    if id(value) in recorder.across and id(weight) in recorder.turned:
+        both = recorder.across[id(value)], recorder.known(weight)
+        recorder.add_up(
+            result, list(zip(result, *(_blocks(x, len(result)) for x in both), strict=True))
+        )
+        return
     if id(value) not in recorder.turned or id(weight) in recorder._known:
         raise Untranslatable("a product of matrices that differ from row to row")
     x, (blocks, depth, width) = recorder.known(value), weight.shape
@@ -79,6 +94,11 @@ def _add_block_product(recorder: Recorder, result, bias, value, weight):
         part = None if bias is None else bias[block, 0]
         source, target = x.first + block * depth, found.first + block * width
         recorder.product(weight[block], part, source, target)
+
+
+def _blocks(value: Columns, count: int) -> list[Columns]:
+    size = value.width // count
+    return [Columns(value.first + block * size, size) for block in range(count)]
 
 
 def _cat(recorder: Recorder, result, parts, dim=0):
@@ -199,6 +219,19 @@ def _masked_fill(recorder: Recorder, result, value, mask, number):
     _where(recorder, result, mask, number, value)
 
 
+def _sum(recorder: Recorder, result, value, dim=None, keepdim=False):
+    over_rows = [1] if id(value) in recorder.turned else [0]
+    if value.ndim - over_rows[0] == 2 and dim is not None and list(dim) == over_rows:
+        _sum_rows(recorder, result, recorder.known(value))
+    else:
+        _reduce(Code.SUM)(recorder, result, value, dim, keepdim)
+
+
+def _sum_rows(recorder: Recorder, result, x: Columns):
+    one = Columns(recorder.number(1.0), 1)
+    recorder.add_up(result, [(result.view(1, x.width), one, x)])
+
+
 def _reduce(code: Code):
     def translate(recorder: Recorder, result, value, dim=None, keepdim=False):
         if dim is None:
@@ -289,9 +322,7 @@ def _centred(recorder: Recorder, x: Columns) -> Columns:
 def _layer_norm_backward(
     recorder: Recorder, results, gradient, value, shape, mean, scale, weight, bias, wanted
 ):
-    """Of the input alone: ``scale (g - mean(g) - y mean(g y))``, with ``g`` before the weight."""
-    if any(wanted[1:]):
-        raise Untranslatable("a sum over the rows")
+    """Of the input: ``scale (g - mean(g) - y mean(g y))``, with ``g`` before the weight."""
     x, g, scale = recorder.known(value), recorder.known(gradient), recorder.known(scale)
     width, fresh = x.width, recorder.fresh
     y, product, (share, _), shared, less = (
@@ -305,6 +336,12 @@ def _layer_norm_backward(
         before, g = g, fresh(width)
         recorder.emit(Code.MULTIPLY, *g, before.first, recorder.columns(weight).first)
     recorder.emit(Code.MULTIPLY, *y, _centred(recorder, x).first, scale.first, step=0)
+    if wanted[1]:
+        _sum_rows(recorder, results[1], _times(recorder, gradient, y))
+    if wanted[2]:
+        _sum_rows(recorder, results[2], recorder.known(gradient))
+    if not wanted[0]:
+        return
     recorder.emit(Code.MULTIPLY, *product, g.first, y.first)
     recorder.emit(Code.MEAN, share, width, product.first)
     recorder.emit(Code.MULTIPLY, *shared, y.first, share, step=0)
@@ -353,6 +390,9 @@ def _reshape(recorder: Recorder, result, value, *_):
 
 
 def _transpose(recorder: Recorder, result, value, one, other):
+    if value.ndim == 3 and {one % 3, other % 3} == {1, 2} and id(value) in recorder.turned:
+        recorder.across[id(result)] = recorder.known(value)
+        return
     if value.ndim != 3 or {one % 3, other % 3} != {0, 1}:
         raise Untranslatable("a transposition of anything but rows and blocks")
     recorder.alias(result, recorder.known(value))
@@ -393,9 +433,11 @@ def _backward(code: Code):
     return translate
 
 
-def _times(recorder: Recorder, result, gradient, slope: Columns):
+def _times(recorder: Recorder, gradient, slope: Columns) -> Columns:
     x = recorder.known(gradient)
-    recorder.emit(Code.MULTIPLY, *recorder.place(result, x.width), x.first, slope.first)
+    found = recorder.fresh(x.width)
+    recorder.emit(Code.MULTIPLY, *found, x.first, slope.first)
+    return found
 
 
 def _softplus_backward(recorder: Recorder, result, gradient, value, beta, threshold):
@@ -404,7 +446,7 @@ def _softplus_backward(recorder: Recorder, result, gradient, value, beta, thresh
     x = recorder.known(value)
     slope = recorder.fresh(x.width)
     recorder.emit(Code.SIGMOID, *slope, x.first)
-    _times(recorder, result, gradient, slope)
+    recorder.alias(result, _times(recorder, gradient, slope))
 
 
 def _elu_backward(recorder: Recorder, result, gradient, alpha, scale, input_scale, is_result, kept):
@@ -417,7 +459,7 @@ def _elu_backward(recorder: Recorder, result, gradient, alpha, scale, input_scal
     below, slope = recorder.fresh(x.width), recorder.fresh(x.width)
     recorder.emit(Code.SMALLER, *below, y.first, recorder.number(0.0), step=0)
     recorder.emit(Code.ADD, *slope, below.first, recorder.number(1.0), step=0)
-    _times(recorder, result, gradient, slope)
+    recorder.alias(result, _times(recorder, gradient, slope))
 
 
 def _relu_backward(recorder: Recorder, result, gradient, kept, threshold):
@@ -448,6 +490,16 @@ def _softmax_backward(recorder: Recorder, result, gradient, kept, dim, dtype):
     recorder.emit(Code.SOFTMAX_BACKWARD, *found, x.first, y.first, more=kept.shape[-1])
 
 
+def _log_softmax_backward(recorder: Recorder, result, gradient, kept, dim, dtype):
+    _last(kept, dim)
+    x, y = recorder.known(gradient), recorder.known(kept)
+    (total, _), probs, shared = recorder.fresh(1), recorder.fresh(y.width), recorder.fresh(y.width)
+    recorder.emit(Code.SUM, total, x.width, x.first)
+    recorder.emit(Code.EXP, *probs, y.first)
+    recorder.emit(Code.MULTIPLY, *shared, probs.first, total, step=0)
+    recorder.emit(Code.SUBTRACT, *recorder.place(result, x.width), x.first, shared.first)
+
+
 def _filled(number: float):
     def translate(recorder: Recorder, result, value, *_, **options):
         width = recorder.width_of(result)
@@ -465,6 +517,7 @@ TRANSLATIONS: dict = {
     aten.copy_.default: _copy_,
     aten.addmm.default: _addmm,
     aten.mm.default: _product,
+    aten.t.default: _across,
     aten.bmm.default: _block_product,
     aten.baddbmm.default: _add_block_product,
     aten.cat.default: _cat,
@@ -499,6 +552,7 @@ TRANSLATIONS: dict = {
     aten.silu_backward.default: _backward(Code.SILU_BACKWARD),
     aten.sigmoid_backward.default: _backward(Code.SIGMOID_BACKWARD),
     aten._softmax_backward_data.default: _softmax_backward,
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
     aten.softplus_backward.default: _softplus_backward,
     aten.elu_backward.default: _elu_backward,
     aten.threshold_backward.default: _relu_backward,
@@ -521,7 +575,7 @@ TRANSLATIONS: dict = {
     aten.masked_fill.Scalar: _masked_fill,
     aten.amin.default: _reduce(Code.LOWEST),
     aten.amax.default: _reduce(Code.HIGHEST),
-    aten.sum.dim_IntList: _reduce(Code.SUM),
+    aten.sum.dim_IntList: _sum,
     aten.mean.dim: _reduce(Code.MEAN),
     aten._softmax.default: _softmax,
     aten._log_softmax.default: _log_softmax,
@@ -549,6 +603,7 @@ TRANSLATIONS: dict = {
 
 OF_BLOCKS = {
     aten.transpose.int,
+    aten.sum.dim_IntList,
     aten.bmm.default,
     aten.baddbmm.default,
     aten.sigmoid.default,
