@@ -30,6 +30,7 @@ class ObservedSequence:
 
     def __init__(self, model):
         self.model, self._sizes = model, []
+        self._trained, self._used = [], []  # parameters, and places of those that steps read
         self._ahead = FollowedProgram(self._step, model)
         self._back = FollowedProgram(self._derivative, model)
 
@@ -59,13 +60,13 @@ class ObservedSequence:
         fresh, steps = is_init.float(), torch.cat([x.float() for x in others], -1)
         every = start.new_empty(len(steps) + 1, *start.shape)
         every[0] = start.detach()
-        raw = ahead.unroll(start, fresh, steps, every[1:], _SHARE)
+        raw, _ = ahead.unroll(start, fresh, steps, every[1:], _SHARE)
         features = every[1:]
         if learning:
             around = torch.cat([every[:-1], fresh, steps.detach()], -1)
-            rows = [x.flatten(0, 1) for x in (every[:-1], is_init, *steps.split(self._sizes, -1))]
-            each = (x.unflatten(0, shape) for x in self.model._observe_rows(*rows))
-            features, raw = _Recurrence.apply(*each, start, _Found(features, raw, around, back))
+            found = _Found(features, raw, around, back)
+            parameters = [self._trained[i] for i in self._used]
+            features, raw = _Recurrence.apply(found, start, torch.cat(others[:-1], -1), *parameters)
         belief, state = features.split(list(self.model.latent_sizes.values()), -1)
         return tuple(x.transpose(0, 1).contiguous() for x in (belief, state, raw))
 
@@ -79,11 +80,19 @@ class ObservedSequence:
         steps = torch.cat([numbers(sum(self._sizes) - noise), numbers(noise).abs() + 0.1], -1)
         back = None
         if learning:
+            self._notice_what_is_trained()
             wanted = numbers(start.shape[1] + self.model.latent.raw_size)
             back = self._back(features, wanted, torch.cat([features, fresh, steps], -1))
             if back is None or self._is_large(len(start)):
                 return None, None
         return self._ahead(features, fresh, steps), back
+
+    def _notice_what_is_trained(self) -> None:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        same = len(trained) == len(self._trained)
+        if not (same and all(a is b for a, b in zip(trained, self._trained, strict=True))):
+            self._trained = trained
+            self._back = FollowedProgram(self._derivative, self.model)
 
     def _is_large(self, rows: int) -> bool:
         back = self._back.program
@@ -105,16 +114,23 @@ class ObservedSequence:
         features, fresh, steps = around.split([size, 1, around.shape[1] - size - 1], -1)
         with torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
             features = features.detach().requires_grad_()
-            found = self._observe(features, fresh, steps)
+            *inputs, noise = steps.split(self._sizes, -1)
+            inputs = [x.detach().requires_grad_() for x in inputs]
+            found = self._observe_inputs(features, fresh, *inputs, noise)
             gradients = carried + wanted[:, :size], wanted[:, size:]
-            (carried,) = torch.autograd.grad(found, features, gradients)
+            wanted = [features, *inputs, *self._trained]
+            carried, *found = torch.autograd.grad(found, wanted, gradients, allow_unused=True)
         tensors[3].copy_(carried)
-        return carried[:, :1]  # a program has results; nobody reads these
+        inputs, sums = found[: len(inputs)], found[len(inputs) :]
+        self._used = [i for i, total in enumerate(sums) if total is not None]
+        return torch.cat(inputs, -1), [sums[i] for i in self._used]
 
     def _observe(self, features: Tensor, fresh: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        return self._observe_inputs(features, fresh, *steps.split(self._sizes, -1))
+
+    def _observe_inputs(self, features: Tensor, fresh: Tensor, *inputs) -> tuple[Tensor, Tensor]:
         model = self.model  # not what it compiled of the method
-        inputs = fresh > 0.5, *steps.split(self._sizes, -1)
-        return type(model)._observe_rows(model, features, *inputs)
+        return type(model)._observe_rows(model, features, fresh > 0.5, *inputs)
 
 
 class _Found(NamedTuple):
@@ -127,15 +143,15 @@ class _Found(NamedTuple):
 
 
 class _Recurrence(torch.autograd.Function):
-    """What all steps found on their own, each from known features, becomes what they found in a row.
+    """What programs found, of what it depends on.
 
     Programs have no derivatives themselves, so there is no second one.
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, raw: Tensor, start: Tensor, found: _Found):
+    def forward(ctx, found: _Found, start: Tensor, inputs: Tensor, *parameters: Tensor):
         ctx.found = found
-        return found.features.clone(), found.raw
+        return found.features, found.raw
 
     @staticmethod
     def backward(ctx, features: Tensor, raw: Tensor):
@@ -148,8 +164,5 @@ class _Recurrence(torch.autograd.Function):
         wanted = torch.cat([features, raw], -1).flip(0)
         carried = features.new_empty(features.shape)
         nothing = features.new_zeros(features.shape[1:])
-        derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
-        carried = carried.flip(0)  # for each step what the features before it are to be changed by
-        total = features.clone()
-        total[:-1] += carried[1:]
-        return total, raw, carried[0], None
+        inputs, sums = derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
+        return None, carried[-1], inputs.flip(0), *sums

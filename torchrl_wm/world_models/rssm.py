@@ -25,8 +25,8 @@ class RSSM(WorldModel):
     drawn from the posterior where there is an observation and from the prior where there is none.
 
     On a CPU sequences are observed in programs (:mod:`torchrl_wm.programs`). These follow training and notice
-    replaced parts, but neither hooks nor attributes of parts that are changed after the first call; a
-    gradient through them has no derivative itself.
+    replaced parts and hooks, but not attributes of parts that are changed after the first call; a gradient
+    through them has no derivative itself.
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``.
@@ -83,17 +83,15 @@ class RSSM(WorldModel):
         return {belief: torch.float16, state: classes}
 
     def compile_steps(self, **options) -> RSSM:
-        """Compiles single steps of filtering and imagination, and those of observed sequences.
+        """Compiles single steps of filtering and imagination, and a few of observed sequences at a time.
 
-        Of these all at once, where programs follow the sequence; otherwise a few. The loops around them
-        stay eager.
+        The loops around them stay eager.
 
         Args:
             **options: keyword arguments of :func:`torch.compile`.
         """
         self._filter_step = compile_function(self._filter_step, **options)
         self._observe_steps = compile_function(self._observe_steps, **options)
-        self._observe_rows = compile_function(self._observe_rows, **options)
         self._imagine_step = compile_function(self._imagine_step, **options)
         return self
 
