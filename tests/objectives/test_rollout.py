@@ -21,7 +21,7 @@ from torchrl.data import (
 from torchrl_wm.modules import TwoHotHead, actor_head
 from torchrl_wm.modules.action_distributions import DiagonalNormal
 from torchrl_wm.modules.outputs import Output, TanhNormalOutput
-from torchrl_wm.objectives import ActorLoss, Imagination, Reinforce, align_v3
+from torchrl_wm.objectives import ActorLoss, CriticLoss, Imagination, Reinforce, align_v3
 from torchrl_wm.programs import bfloat16
 from torchrl_wm.world_models import RSSM, make_identity, make_rssm
 
@@ -214,8 +214,59 @@ def test_values_of_a_critic_are_those_of_the_features():
     critic = TwoHotHead(imagine.world_model.feature_size, layers=1, units=8, out_scale=1.0)
     imagine.critic = critic
     found = imagine(inputs(imagine)[0])
-    torch.testing.assert_close(found["state_value"], critic(found["features"]).mean)
+    # Values are differences of shares of bins as large as 5e8.
+    expected = critic(found["features"]).mean
+    torch.testing.assert_close(found["state_value"], expected, rtol=1e-4, atol=30.0)
     assert not found["action"][-1].any()
+
+
+def judged(imagine, features) -> dict:
+    model = imagine.world_model
+    found = {
+        "reward": model.reward_head(features).mean,
+        "state_value": imagine.critic(features).mean,
+    }
+    if model.continuation_head is not None:
+        found["continuation"] = model.continuation_head(features).mean
+    return found
+
+
+def assert_judged(imagine):
+    with torch.no_grad():
+        found = imagine(inputs(imagine)[0])
+        for key, value in judged(imagine, found["features"]).items():
+            scale = max(1.0, value.abs().max().item())  # of two-hot codes, whose bins reach 5e8
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_heads_and_a_slow_critic_are_followed_and_replaced():
+    imagine = make()
+    model, size = imagine.world_model, imagine.world_model.feature_size
+    make_critic = lambda: TwoHotHead(size, layers=1, units=8, out_scale=0.1)
+    loss = CriticLoss(make_critic())
+    imagine.critic = loss.slow
+    assert_judged(imagine)
+    assert imagine._judging._followed.program is not None
+    with torch.no_grad():  # as a target update does
+        for value in loss.target_critic_params.values(True, True):
+            value.mul_(0.5)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    assert_judged(imagine)
+    model.reward_head = TwoHotHead(size, layers=2, units=9, out_scale=0.1)
+    assert_judged(imagine)
+    imagine.critic = CriticLoss(make_critic()).slow
+    assert_judged(imagine)
+    assert imagine._judging._followed.program is not None
+
+
+def test_a_discount_that_is_not_predicted_may_change():
+    imagine = make()
+    imagine.world_model.continuation_head = None
+    for discount in (0.9, 0.8):
+        imagine.discount = discount
+        found = imagine(inputs(imagine)[0])["continuation"]
+        assert (found == torch.tensor(discount)).all()
 
 
 @pytest.mark.parametrize("shape", [(80, HORIZON), (50, HORIZON)])

@@ -309,7 +309,8 @@ class DreamerV3(Dreamer):
         trajectory = self.imagination(latents)
         value_units = self.critic_loss.evaluate(trajectory)
         rows, _ = align_v3(trajectory, self.lambda_, self.applied_discount)
-        rows.set(keys.VALUE_UNITS, value_units)
+        if value_units is not None:
+            rows.set(keys.VALUE_UNITS, value_units)
         self.start_mask(records, rows)
         actor, critic = self.actor_loss(rows), self.critic_loss(rows)
         actor.set("loss_actor", self.actor_scale * actor["loss_actor"])

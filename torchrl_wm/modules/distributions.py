@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from torchrl.modules.functional import signed_hyperbolic, signed_parabolic
 
 from torchrl_wm.functional.images import centre_image, scale_image
-from torchrl_wm.functional.transforms import symexp, symlog, two_hot_log_prob, two_hot_mean
+from torchrl_wm.functional.transforms import (
+    symexp,
+    symlog,
+    two_hot,
+    two_hot_log_prob,
+    two_hot_mean,
+)
 
 
 def sum_event(x: Tensor, event_dims: int) -> Tensor:
@@ -42,6 +48,14 @@ class Prediction(Distribution):
     def mode(self) -> Tensor:
         """The prediction to act on or to show; the mean unless a distribution overrides it."""
         return self.mean
+
+    def position(self, value: Tensor) -> Tensor:
+        """What :meth:`log_prob_at` reads of a value ``[..., *event]``: here the value."""
+        return value
+
+    def log_prob_at(self, position: Tensor) -> Tensor:
+        """:meth:`log_prob` of a value by its :meth:`position`, in operations that treat all rows alike."""
+        return self.log_prob(position)
 
     def sample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
         """A sample without gradient, from the given standard noise or a fresh draw."""
@@ -183,6 +197,7 @@ class TwoHot(Prediction):
     def __init__(self, logits: Tensor, bins: Tensor):
         super().__init__(logits[..., :1], 1)
         self.logits, self.bins = logits, bins
+        self._log_probs: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -192,6 +207,19 @@ class TwoHot(Prediction):
     def log_prob(self, value: Tensor) -> Tensor:
         """Minus the cross-entropy to the two-hot code of ``value [*samples, ..., 1]``."""
         return two_hot_log_prob(self.logits, value.squeeze(-1), self.bins)
+
+    def position(self, value: Tensor) -> Tensor:
+        """Index of the bin below ``value [..., 1]``, and the share of the one above: ``[..., 2]``."""
+        lower, _, share = two_hot(value.squeeze(-1), self.bins)
+        return torch.stack([lower.to(share.dtype), share], -1)
+
+    def log_prob_at(self, position: Tensor) -> Tensor:
+        """:meth:`log_prob` of one value by its :meth:`position`, from the dense code."""
+        if self._log_probs is None:
+            self._log_probs = F.log_softmax(self.logits.float(), -1)
+        lower, share = position.split(1, -1)
+        away = torch.arange(float(self.bins.numel()), device=lower.device) - lower - share
+        return (self._log_probs * F.relu(1 - away.abs())).sum(-1)
 
 
 class HyperbolicTwoHot(Prediction):

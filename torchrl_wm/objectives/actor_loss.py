@@ -13,10 +13,11 @@ from torchrl.objectives.common import LossModule
 
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
-from torchrl_wm.objectives.actor_gradients import ActorGradient
+from torchrl_wm.objectives.actor_gradients import ActorGradient, Reinforce
 from torchrl_wm.objectives.entries import entry, scalar_entry
 from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
+from torchrl_wm.programs.followed_rows import FollowedLoss
 
 
 class ActorLoss(InitialWeights, LossModule):
@@ -78,6 +79,7 @@ class ActorLoss(InitialWeights, LossModule):
         super().__init__()
         self.convert_to_functional(actor, "actor", create_target_params=False)
         self.gradient, self.entropy_scale, self.normalizer = gradient, entropy_scale, normalizer
+        self._maximised = FollowedLoss(self._reinforced, actor)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -97,6 +99,25 @@ class ActorLoss(InitialWeights, LossModule):
         """Objective and entropy of each row, ``[...]``."""
         policy = self.actor(features) if raw is None else self.actor.output(raw)
         return self.gradient(policy, action, target, advantage), policy.entropy()
+
+    def _followed(
+        self, features, action, target, advantage, weight
+    ) -> tuple[Tensor, Tensor] | None:
+        """The mean loss, and the entropy of each row, if a program predicts them."""
+        if not isinstance(self.gradient, Reinforce) or target.requires_grad:
+            return None
+        # The scale may change, which a program would not notice of an attribute.
+        scale = torch.full_like(advantage, self.entropy_scale)
+        found = self._maximised(features, torch.cat([action, advantage, scale], -1), weight)
+        return found and (found[0], found[1].squeeze(-1))
+
+    def _reinforced(self, features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and entropy of each row, ``[N, 1]``, from its action and advantage."""
+        policy = self.actor(features)
+        action, advantage, scale = known.split([known.shape[1] - 2, 1, 1], -1)
+        objective = self.gradient(policy, action, advantage, advantage).unsqueeze(-1)
+        entropy = policy.entropy().unsqueeze(-1)
+        return -objective - scale * entropy, entropy
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -119,10 +140,13 @@ class ActorLoss(InitialWeights, LossModule):
             target, baseline = target / scale, value / scale
         advantage = target - baseline
         raw = tensordict.get(self.tensor_keys.raw_policy, None)
+        inputs = features.detach(), action, target, advantage
         with self.actor_params.to_module(self.actor):
-            objective, entropy = self._terms(features.detach(), action, target, advantage, raw)
-        loss = -weight.squeeze(-1).detach() * (objective + self.entropy_scale * entropy)
-        out = TensorDict(loss_actor=masked_mean(loss, mask))
+            found = self._followed(*inputs, weight) if raw is None and mask is None else None
+            objective, entropy = found or self._terms(*inputs, raw)
+        if found is None:
+            loss = -weight.squeeze(-1).detach() * (objective + self.entropy_scale * entropy)
+        out = TensorDict(loss_actor=objective if found else masked_mean(loss, mask))
         with torch.no_grad():
             out.set("entropy", masked_mean(entropy, mask))
             out.set("advantage", masked_mean(advantage.abs().squeeze(-1), mask))

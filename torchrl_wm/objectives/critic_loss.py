@@ -15,10 +15,13 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
+from torchrl_wm.modules.distributions import Prediction
+from torchrl_wm.modules.outputs import Output
 from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
 from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
 from torchrl_wm.objectives.pieces import in_pieces
+from torchrl_wm.programs.followed_rows import FollowedLoss, FollowedRows
 
 
 class CriticLoss(InitialWeights, LossModule):
@@ -72,6 +75,9 @@ class CriticLoss(InitialWeights, LossModule):
             raise ValueError("slow_regularization needs a slow critic: set use_ema_critic=True.")
         self.convert_to_functional(critic, "critic", create_target_params=use_ema_critic)
         self.slow_regularization, self.use_ema_critic = slow_regularization, use_ema_critic
+        self._values, self._slow_values = (FollowedRows(self._mean, critic) for _ in range(2))
+        self._fit = FollowedLoss(self._loss_at, critic)
+        self._fit_both = FollowedLoss(self._loss_at_both, critic)
 
     @property
     def in_keys(self) -> list[NestedKey]:
@@ -92,7 +98,7 @@ class CriticLoss(InitialWeights, LossModule):
         for name in ("_units", "_mean_of_units", "_mean", "_terms"):
             setattr(self, name, compile_function(getattr(self, name), **options))
 
-    def evaluate(self, trajectory: TensorDictBase) -> Tensor:
+    def evaluate(self, trajectory: TensorDictBase) -> Tensor | None:
         """Writes ``state_value`` ``[T, N, 1]`` into imagined states ``[T, N]``, with one pass of a Head.
 
         For critics that get no gradient from the returns (REINFORCE): the loss of the same states needs no
@@ -101,9 +107,14 @@ class CriticLoss(InitialWeights, LossModule):
 
         Returns:
             ``value_units [T - 1, N, U]``, with their graph: the last hidden layer of all but the last state.
+            ``None`` where programs predict the values, and what the loss needs in a second pass.
         """
         features = trajectory.get(self.tensor_keys.features).detach()
         with self.critic_params.to_module(self.critic):
+            value = self._values(features)
+            if value is not None:
+                trajectory.set(keys.STATE_VALUE, value)
+                return None
             units = self._units(features[:-1])
             with torch.no_grad():
                 value = [in_pieces(self._mean_of_units, units.detach()), self._mean(features[-1:])]
@@ -115,12 +126,50 @@ class CriticLoss(InitialWeights, LossModule):
 
         ``units``, from :meth:`evaluate`, replace the output of the critic's hidden layers.
         """
-        slow = None
-        if self.slow_regularization:
-            with torch.no_grad(), self.target_critic_params.to_module(self.critic):
-                slow = in_pieces(self._mean, features.detach())
+        return self._weighed_terms(features, target, self._slow_mean(features), units)
+
+    def _weighed_terms(self, features, target, slow, units) -> Tensor:
         with self.critic_params.to_module(self.critic):
             return self._terms(features, target.detach(), slow, units)
+
+    def _slow_mean(self, features: Tensor) -> Tensor | None:
+        """The slow critic's values, if they are a second target."""
+        if not self.slow_regularization:
+            return None
+        with torch.no_grad(), self.target_critic_params.to_module(self.critic):
+            found = self._slow_values(features)
+            return in_pieces(self._mean, features.detach()) if found is None else found
+
+    def _minimised(
+        self, features: Tensor, target: Tensor, slow: Tensor | None, weight: Tensor
+    ) -> Tensor | None:
+        """The mean loss, if a program predicts it."""
+        output = getattr(self.critic, "output", None)
+        if not isinstance(output, Output):
+            return None
+        like = output(features.new_zeros(output.size).expand(*features.shape[:-1], -1))
+        if not isinstance(like, Prediction):
+            return None
+        known, fit = [like.position(target.detach())], self._fit
+        if (
+            slow is not None
+        ):  # the share may change, which a program would not notice of an attribute
+            known += [like.position(slow), torch.full_like(target, self.slow_regularization)]
+            fit = self._fit_both
+        with self.critic_params.to_module(self.critic):
+            found = fit(features, torch.cat(known, -1), weight)
+        return None if found is None else found[0]
+
+    def _loss_at(self, features: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of each row ``[N, 1]`` from the position of its target; there are no metrics."""
+        return -self.critic(features).log_prob_at(position).unsqueeze(-1), position[:, :0]
+
+    def _loss_at_both(self, features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with a second target, and its share in the loss."""
+        prediction, size = self.critic(features), known.shape[1] // 2
+        target, slow, share = known.split([size, size, 1], -1)
+        fit, regularization = (prediction.log_prob_at(x).unsqueeze(-1) for x in (target, slow))
+        return -fit - share * regularization, known[:, :0]
 
     def _units(self, features: Tensor) -> Tensor:
         return self.critic.mlp(features)
@@ -154,7 +203,12 @@ class CriticLoss(InitialWeights, LossModule):
         target, weight = (scalar_entry(tensordict, key, self) for key in scalars)
         mask = tensordict.get(self.tensor_keys.mask, None)
         units = tensordict.get(self.tensor_keys.value_units, None)
-        loss = self.terms(features.detach(), target, units) * weight.squeeze(-1).detach()
+        features, slow = features.detach(), self._slow_mean(features)
+        if mask is None and units is None:
+            found = self._minimised(features, target, slow, weight)
+            if found is not None:
+                return TensorDict(loss_critic=found)
+        loss = self._weighed_terms(features, target, slow, units) * weight.squeeze(-1).detach()
         out = TensorDict(loss_critic=masked_mean(loss, mask))
         self._clear_weakrefs(tensordict, out)
         return out

@@ -14,6 +14,7 @@ from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.objectives.pieces import in_pieces
 from torchrl_wm.objectives.rollout import Rollout
+from torchrl_wm.programs.followed_rows import FollowedRows
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
@@ -83,7 +84,7 @@ class Imagination(nn.Module):
         self.world_model, self.actor, self.critic = world_model, actor, critic
         self.horizon, self.discount = horizon, discount
         self.through_dynamics, self.rounded_features = through_dynamics, rounded_features
-        self._rollout = Rollout(world_model, actor)
+        self._follow()
 
     def forward(
         self,
@@ -105,6 +106,8 @@ class Imagination(nn.Module):
             the actor ran in torch, and not in a program on the CPU, also its outputs ``raw_policy``, with
             their graph (zeros in the last row).
         """
+        if self._parts() != self._followed_parts:
+            self._follow()
         policies: list[Tensor] = []
         act = self._acting(policies)
         with torch.set_grad_enabled(self.through_dynamics), _held_out(self.world_model):
@@ -118,7 +121,7 @@ class Imagination(nn.Module):
                 trajectory = self.world_model.imagine(start, act, self.horizon, noise=noise)
                 trajectory = trajectory.select("features", keys.ACTION).transpose(0, 1)
                 trajectory.set("features", trajectory["features"].to(self._dtype(features)))
-            judged = in_pieces(self._judge, trajectory["features"])
+            judged = self._judged(trajectory["features"])
             reward, continuation, *value = judged.split(1, -1)
         if start_continuation is not None:
             continuation = torch.cat([start_continuation.reshape(1, -1, 1), continuation[1:]])
@@ -134,10 +137,7 @@ class Imagination(nn.Module):
         """``features`` and ``action``, ``[H + 1, N]``, where a program can predict them."""
         if self.through_dynamics:
             return None
-        rollout = self._rollout
-        if rollout.world_model is not self.world_model or rollout.actor is not self.actor:
-            rollout = self._rollout = Rollout(self.world_model, self.actor)  # a part was replaced
-        found = rollout(features, noise.transpose(0, 1), self._dtype(features))
+        found = self._rollout(features, noise.transpose(0, 1), self._dtype(features))
         if found is None:
             return None
         features, actions = found
@@ -176,6 +176,24 @@ class Imagination(nn.Module):
 
     def _policy(self, features: Tensor) -> Tensor:
         return self.actor.raw(features)
+
+    def _follow(self) -> None:
+        """Programs for the parts that there are now."""
+        self._followed_parts = model, actor, critic = self._parts()
+        self._rollout = Rollout(model, actor)
+        owner = getattr(critic, "__self__", critic)  # of the method that is the slow critic
+        watched = [model] if owner is None else [model, owner]
+        known = all(isinstance(part, nn.Module) for part in watched)
+        judge = type(self)._judge.__get__(self)  # not what was compiled of it
+        self._judging = FollowedRows(judge, *watched) if known else None
+
+    def _parts(self) -> tuple:
+        return self.world_model, self.actor, self.critic
+
+    def _judged(self, features: Tensor) -> Tensor:
+        known = self._judging is not None and self.world_model.continuation_head is not None
+        found = self._judging(features) if known and not torch.is_grad_enabled() else None
+        return in_pieces(self._judge, features) if found is None else found
 
     def _judge(self, features: Tensor) -> Tensor:
         """Reward, continuation and, with a critic, value of states: ``[..., 2 or 3]``."""

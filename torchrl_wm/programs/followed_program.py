@@ -23,7 +23,8 @@ class FollowedProgram:
     single precision; under autocast to bfloat16, on a processor with products of such numbers, matrix
     products round what they multiply, if they add up an even number of at least 16. There is none on
     other devices than the CPU, in double precision, for more than two million weights, for what no program
-    can express, and within transformations of functions, counters and whatever else is to see operations.
+    can express, for modules with hooks, and within transformations of functions, counters and whatever else
+    is to see operations.
 
     Args:
         function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.
@@ -34,6 +35,7 @@ class FollowedProgram:
         self.function, self.modules = function, modules
         self.program: Program | None = None
         self._rounded: Program | None = None
+        self._hooked = False
         self._watched = Watched(nn.ModuleList(modules))
         self._read: Program | None = None  # whose parameters are those of the last call
         self._shapes: list = []
@@ -49,10 +51,18 @@ class FollowedProgram:
             return None
         if _is_intercepted():
             return None
-        if not unchanged and self._watched.changed():
-            self._record(tensors)
+        if not unchanged:
+            changed = self._watched.changed()
+            self._hooked = self._watched.hooked()
+            if changed:
+                self._record(tensors)
         shapes = [x.shape[1:] for x in tensors]
-        if self.program is None or shapes != self._shapes or len({len(x) for x in tensors}) > 1:
+        if (
+            self._hooked
+            or self.program is None
+            or shapes != self._shapes
+            or len({len(x) for x in tensors}) > 1
+        ):
             return None  # the program's loop checks no bounds: torch says what does not fit
         program = self._wanted(self.program)
         if self._read is not program:

@@ -46,6 +46,16 @@ class Watched:
         self._tensors, self._places, self._parts = tensors, places, parts
         return not same
 
+    def hooked(self) -> bool:
+        """Whether at the last call a part had hooks, which are to be called with its inputs or results."""
+        return any(
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or part._backward_hooks
+            or part._backward_pre_hooks
+            for part, _ in self._parts
+        )
+
     def __getstate__(self) -> dict:
         return vars(Watched(self.module))
 
