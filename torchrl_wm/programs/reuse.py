@@ -6,6 +6,11 @@ import bisect
 from collections.abc import Iterable, Sequence
 
 from torchrl_wm.programs.peephole import accesses
+from torchrl_wm.programs.products import PANEL
+
+
+_APART = 4 * PANEL
+"""Columns between a result and what it is computed from, for loops with vector instructions."""
 
 
 class Arrangement:
@@ -43,7 +48,7 @@ class Arrangement:
         for value in sorted(always):
             self._places[value] = self.width
             self.width += self._sizes[value]
-        self._arrange(self._lives(code, self._value(result)), always)
+        self._arrange(code, self._lives(code, self._value(result)), always)
         self.code = [self._renamed(line) for line in code]
 
     def place(self, column: int) -> int:
@@ -63,21 +68,32 @@ class Arrangement:
         lives.setdefault(result, [0, 0])[1] = len(code)
         return lives
 
-    def _arrange(self, lives: dict[int, list[int]], always: set[int]) -> None:
+    def _arrange(self, code, lives: dict[int, list[int]], always: set[int]) -> None:
         taken: list[tuple[int, int, int]] = []  # first column, end, last instruction; in order
         begin = self.width
         for value, (first, last) in lives.items():
             if value in always:
                 continue
             taken = [one for one in taken if one[2] >= first]
-            place = begin
-            for start, end, _ in taken:
-                if start - place >= self._sizes[value]:
-                    break
-                place = end
+            read = [
+                self.place(code[first][field])
+                for field, _ in accesses(code[first])
+                if self._value(code[first][field]) in self._places
+            ]
+            place = self._free(begin, self._sizes[value], taken, read)
             bisect.insort(taken, (place, place + self._sizes[value], last))
             self._places[value] = place
             self.width = max(self.width, place + self._sizes[value])
+
+    def _free(self, begin: int, size: int, taken, read: list[int]) -> int:
+        """The first free columns that do not closely follow what is read to compute them."""
+        ends = [begin, *(end for _, end, _ in taken)]
+        ends += [column + _APART for column in read]
+        for place in sorted(ends):
+            free = all(place + size <= start or end <= place for start, end, _ in taken)
+            if place >= begin and free and not any(0 < place - column < _APART for column in read):
+                return place
+        raise AssertionError("there is room behind all columns")
 
     def _renamed(self, line: Sequence[int]) -> list[int]:
         line = list(line)
