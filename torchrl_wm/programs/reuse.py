@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from torchrl_wm.programs.peephole import accesses
 from torchrl_wm.programs.products import PANEL
 
-
 _APART = 4 * PANEL
 """Columns between a result and what it is computed from, for loops with vector instructions."""
 
@@ -28,7 +27,7 @@ class Arrangement:
         >>> chain = [(10, -16 * (i + 1), 16, -16 * i, 0, 1, 0) for i in range(1, 5)]
         >>> found = Arrangement(chain, 80, [-80, -64, -48, -32, -16], [], -80)
         >>> found.width, [line[1] for line in found.code]
-        (32, [0, 16, 0, 16])
+        (80, [0, 64, 0, 64])
     """
 
     def __init__(
