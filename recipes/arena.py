@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,8 @@ from tensordict import TensorDict
 from torchrl_wm import keys
 from torchrl_wm.envs import LineGame, factory_of
 from torchrl_wm.planners import EnvModel, MuZeroRule, SearchPolicy
-from torchrl_wm.training import RunFolder, seed_everything
+from torchrl_wm.ranges import COUNT, NUMBER
+from torchrl_wm.training import CheckpointError, RunFolder, seed_everything
 from torchrl_wm.training.assembly import load_agent
 
 Line = tuple[int, ...]
@@ -136,23 +138,17 @@ def play(game: LineGame, first, second, count: int) -> torch.Tensor:
     return result
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Prints wins, draws and losses as first and as second player."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", help="the folder that a training run printed")
     parser.add_argument("--opponent", choices=OPPONENTS, default="random")
-    parser.add_argument("--games", type=int, default=500, help="on each side")
+    parser.add_argument("--games", type=COUNT.parse, default=500, help="on each side")
     parser.add_argument(
-        "--simulations", type=_count, help="of the agent; default: as in its training"
+        "--simulations", type=COUNT.parse, help="of the agent; default: as in its training"
     )
     parser.add_argument("--checkpoint", help="a checkpoint folder; default: the newest of the run")
-    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--seed", type=NUMBER.parse, default=1000)
     options = parser.parse_args(arguments)
     run = RunFolder.open(options.run_dir)
     seed_everything(options.seed)
@@ -180,4 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, FileNotFoundError) as error:
+        sys.exit(str(error))

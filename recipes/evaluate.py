@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_wm.ranges import COUNT, NUMBER
 from torchrl_wm.training import (
     CheckpointError,
     Evaluator,
@@ -73,9 +74,9 @@ class Frames:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", help="the folder that a training run printed")
-    parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--envs", type=int, default=1, help="environments side by side")
-    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--episodes", type=COUNT.parse, default=10)
+    parser.add_argument("--envs", type=COUNT.parse, default=1, help="environments side by side")
+    parser.add_argument("--seed", type=NUMBER.parse, default=1000)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--checkpoint", help="a checkpoint folder; default: the newest of the run")
     parser.add_argument("--video", metavar="FILE", help="first episode as .gif or .mp4")

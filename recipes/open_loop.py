@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from torchrl.envs import EnvBase
 
 from torchrl_wm import keys
-from torchrl_wm.training import RunFolder, seed_everything
+from torchrl_wm.ranges import COUNT, NUMBER
+from torchrl_wm.training import CheckpointError, RunFolder, seed_everything
 from torchrl_wm.training.assembly import load_agent
 from torchrl_wm.world_models import WorldModel
 
@@ -125,23 +127,24 @@ def draw(path: Path, truth: Tensor, predicted: Tensor, steps: int) -> None:
     imageio.imwrite(path, (grid.permute(1, 2, 0).numpy() * 255).astype(np.uint8))
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", help="the folder that a training run printed")
-    parser.add_argument("--sequences", type=_count, default=16, help="environments side by side")
-    parser.add_argument("--skip", type=int, default=20, help="steps before the filtered ones")
-    parser.add_argument("--context", type=_count, default=5, help="filtered steps")
-    parser.add_argument("--steps", type=_count, default=15, help="predicted steps")
+    parser.add_argument(
+        "--sequences", type=COUNT.parse, default=16, help="environments side by side"
+    )
+    parser.add_argument(
+        "--skip", type=NUMBER.parse, default=20, help="steps before the filtered ones"
+    )
+    parser.add_argument("--context", type=COUNT.parse, default=5, help="filtered steps")
+    parser.add_argument("--steps", type=COUNT.parse, default=15, help="predicted steps")
     parser.add_argument("--key", help="the observation to compare; default: the first")
-    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--seed", type=NUMBER.parse, default=1000)
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, FileNotFoundError) as error:
+        sys.exit(str(error))

@@ -24,7 +24,8 @@ from torchrl.envs import EnvBase, PendulumEnv, step_mdp
 
 from torchrl_wm.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, Planner
 from torchrl_wm.policies import FilteringPlanner
-from torchrl_wm.training import Evaluator, RunFolder, seed_everything
+from torchrl_wm.ranges import COUNT, NUMBER
+from torchrl_wm.training import CheckpointError, Evaluator, RunFolder, seed_everything
 from torchrl_wm.training.assembly import load_agent
 from torchrl_wm.training.configuration import instantiate
 from torchrl_wm.training.loop import with_latents
@@ -244,13 +245,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", help="path of the files without their ending")
     parser.add_argument("--run", help="folder of a training run; default: the true dynamics")
     parser.add_argument("--planners", nargs="+", choices=PLANNERS, default=list(PLANNERS))
-    parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES)
-    parser.add_argument("--horizon", type=int, default=20, help="steps of a trajectory")
-    parser.add_argument("--steps", type=int, default=200, help="of an episode in the true dynamics")
-    parser.add_argument("--episodes", type=int, default=10, help="of each seed")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--candidates", nargs="+", type=COUNT.parse, default=CANDIDATES)
+    parser.add_argument("--horizon", type=COUNT.parse, default=20, help="steps of a trajectory")
+    parser.add_argument(
+        "--steps", type=COUNT.parse, default=200, help="of an episode in the true dynamics"
+    )
+    parser.add_argument("--episodes", type=COUNT.parse, default=10, help="of each seed")
+    parser.add_argument("--seeds", nargs="+", type=NUMBER.parse, default=[0, 1, 2])
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, FileNotFoundError) as error:
+        sys.exit(str(error))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from torchrl_wm.training import RunFolder
+from torchrl_wm.training import CheckpointError, RunFolder
 
 COLUMNS = ("step", "seconds", "mean", "std", "min", "max", "episodes")
 
@@ -101,4 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, FileNotFoundError) as error:
+        sys.exit(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -46,6 +47,24 @@ class Range(NamedTuple):
                 unwritten = self.whole and isinstance(value, float) and value.is_integer()
                 hint = f": write {int(value)}" if unwritten and int(value) in self else ""
                 raise ValueError(f"{name}={value!r} must be {self}{hint}.")
+
+    def parse(self, text: str) -> float:
+        """The number in an argument of a command, as a ``type`` for :mod:`argparse`.
+
+        Raises:
+            argparse.ArgumentTypeError: names the argument's value and the valid range.
+
+        Examples:
+            >>> COUNT.parse("3")
+            3
+        """
+        try:
+            value = int(text) if self.whole else float(text)
+        except ValueError:
+            value = None
+        if value is None or value not in self:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {self}")
+        return value
 
 
 SHARE, WEIGHT, RATE = Range(0, 1), Range(0), Range(0, excluded=(0,))

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchrl.data import Bounded, Composite, Unbounded
 
 from torchrl_wm.algorithms import DreamerV3
+from torchrl_wm.ranges import COUNT
 
 OBSERVATIONS, ACTIONS, BATCH, STEPS, HORIZON = 24, 6, 16, 64, 15
 PEER = "TorchRL's parts"
@@ -63,8 +64,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=9, help="updates of each candidate")
+    parser.add_argument("--threads", type=COUNT.parse, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=COUNT.parse, default=9, help="updates of each candidate")
     parser.add_argument("--only-updates", action="store_true")
     parser.add_argument(
         "--compiled-peer", action="store_true", help=f"compile {PEER}, too: minutes, on a GPU"

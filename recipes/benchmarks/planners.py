@@ -23,6 +23,7 @@ from torchrl.modules import CEMPlanner as TorchRLPlanner
 
 from torchrl_wm.envs import LearnedEnv
 from torchrl_wm.planners import CEMPlanner
+from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import RSSM, make_rssm
 
 PEER, BARE, OURS = "TorchRL's CEMPlanner", "bare products", "CEMPlanner"
@@ -70,10 +71,10 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="plans of each candidate")
+    parser.add_argument("--threads", type=COUNT.parse, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=COUNT.parse, default=5, help="plans of each candidate")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--batches", nargs="+", type=COUNT.parse, default=[1, 8])
     parser.add_argument("--compile", action="store_true", help="compiled variants too")
     parser.add_argument(
         "--bfloat16", action=argparse.BooleanOptionalAction, default=multiplies_bfloat16()

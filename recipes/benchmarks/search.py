@@ -28,6 +28,7 @@ from torchrl_wm.modules.actions import ActionEncoding
 from torchrl_wm.planners import GumbelRule, MuZeroRule, search
 from torchrl_wm.planners.tree_search import Dynamics, NodeEvaluator, Root, Step
 from torchrl_wm.planners.tree_search.executor import SHARE
+from torchrl_wm.ranges import COUNT
 
 POINTS = ((16, 4), (16, 18), (256, 4), (256, 18))
 SIMULATIONS, UNITS, DISCOUNT, TURN = 50, 64, 0.997, 5
@@ -109,7 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="of ours; mctx takes all cores"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each candidate")
+    parser.add_argument("--rounds", type=COUNT.parse, default=15, help="turns of each candidate")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     return parser.parse_args()
 
