@@ -21,7 +21,14 @@ from torchrl.data import (
 from torchrl_wm.modules import TwoHotHead, actor_head
 from torchrl_wm.modules.action_distributions import DiagonalNormal
 from torchrl_wm.modules.outputs import Output, TanhNormalOutput
-from torchrl_wm.objectives import ActorLoss, CriticLoss, Imagination, Reinforce, align_v3
+from torchrl_wm.objectives import (
+    ActorLoss,
+    CriticLoss,
+    Imagination,
+    Reinforce,
+    align_v3,
+    imagination,
+)
 from torchrl_wm.programs import bfloat16
 from torchrl_wm.world_models import RSSM, make_identity, make_rssm
 
@@ -232,7 +239,8 @@ def judged(imagine, features) -> dict:
 
 
 def assert_judged(imagine):
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagination, "in_pieces", None)  # a program judges
         found = imagine(inputs(imagine)[0])
         for key, value in judged(imagine, found["features"]).items():
             scale = max(1.0, value.abs().max().item())  # of two-hot codes, whose bins reach 5e8

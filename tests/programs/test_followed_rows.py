@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -197,6 +199,143 @@ def test_a_frozen_layer_gets_no_gradient():
         parameters[frozen].requires_grad_(True)
         assert_same(losses(loss, sample, "loss_critic"), in_torch(loss, sample, "loss_critic"))
         assert has_program(loss._fit)
+
+
+def test_a_hook_of_a_gradient_is_called_once_a_backward_pass():
+    head, calls = trained(CRITICS["two-hot"]()), []
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
+    parameter = next(loss.parameters())
+    handle = parameter.register_hook(lambda gradient: calls.append(1) or 3 * gradient)
+    tripled = losses(loss, sample, "loss_critic")[1]
+    assert len(calls) == 1
+    handle.remove()
+    found = losses(loss, sample, "loss_critic")
+    assert_same(found, in_torch(loss, sample, "loss_critic"))
+    name = next(name for name, value in loss.named_parameters() if value is parameter)
+    torch.testing.assert_close(tripled[name], 3 * found[1][name], rtol=1e-3, atol=1e-5)
+    assert has_program(loss._fit)
+
+
+def test_hooks_of_all_modules_are_called():
+    head, calls = trained(CRITICS["two-hot"]()), []
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
+    handle = nn.modules.module.register_module_forward_hook(lambda part, *_: calls.append(part))
+    try:
+        losses(loss, sample, "loss_critic")
+    finally:
+        handle.remove()
+    assert sum(part is head.mlp for part in calls) >= 1
+
+
+class Centred(nn.Module):
+    """Rows that depend on each other."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layer, self.how = nn.Linear(SIZE, 1), how
+
+    def forward(self, x):
+        return UnitNormal(self.layer(self.how(x)))
+
+
+ON_OTHERS = {
+    "the sum": lambda x: x - x.sum(0, keepdim=True) / 100,
+    "a product of all": lambda x: x @ (x.t() @ x) / 1000,
+    "the sum as a bias": lambda x: torch.addmm(x.sum(0), x, torch.ones(SIZE, SIZE)),
+    "their number": lambda x: x / len(x),
+}
+
+
+@pytest.mark.parametrize("what", ON_OTHERS)
+def test_rows_that_depend_on_others_are_left_to_torch(what, caplog):
+    caplog.set_level(logging.INFO)
+    loss, sample = CriticLoss(Centred(ON_OTHERS[what]), use_ema_critic=False), rows(None)
+    assert_same(losses(loss, sample, "loss_critic"), in_torch(loss, sample, "loss_critic"))
+    assert not has_program(loss._fit)
+    reason = "gives other numbers" if what == "their number" else "depend on a sum over them"
+    assert reason in caplog.text
+
+
+class Doubled(Reinforce):
+    def forward(self, policy, action, target, advantage):
+        return 2 * super().forward(policy, action, target, advantage) + target.squeeze(-1)
+
+
+class OtherTerms(CriticLoss):
+    def terms(self, features, target, units=None):
+        return 2 * super().terms(features, target, units)
+
+
+class OtherBins(TwoHotHead):
+    def forward(self, features):
+        return TwoHot(self.raw(features), 3 * self.output.bins)
+
+
+class OtherLikelihood(TwoHot):
+    def log_prob(self, value):
+        return 2 * super().log_prob(value)
+
+
+class OtherPrediction(TwoHotHead):
+    def forward(self, features):
+        return OtherLikelihood(self.raw(features), self.output.bins)
+
+
+def test_what_subclasses_change_counts():
+    actor = trained(actor_head(OneHot(4), SIZE, **NETWORK))
+    loss, sample = ActorLoss(actor, Reinforce()), rows(actor, actions=1)
+    losses(loss, sample, "loss_actor")
+    loss.gradient = Doubled()
+    assert_same(losses(loss, sample, "loss_actor"), in_torch(loss, sample, "loss_actor"))
+    options = {"bins": 41, "out_scale": 1.0, **NETWORK}
+    head = trained(TwoHotHead(SIZE, **options))
+    usual, twice = CriticLoss(copy.deepcopy(head)), OtherTerms(head)
+    once, double = (x(sample)["loss_critic"] for x in (usual, twice))
+    torch.testing.assert_close(double, 2 * once)
+    for kind in (OtherBins, OtherPrediction):
+        loss = CriticLoss(trained(kind(SIZE, **options)))
+        assert_same(*(f(loss, sample, "loss_critic") for f in (losses, in_torch)))
+
+
+@pytest.mark.parametrize("scale", [0.5, torch.tensor([0.5]), nn.Parameter(torch.tensor(0.5))])
+def test_scales_and_targets_of_any_type(scale):
+    head = trained(CRITICS["two-hot"]())
+    loss, sample = CriticLoss(head, slow_regularization=1.0), rows(head)
+    loss.slow_regularization = scale
+    sample["lambda_target"] = sample["lambda_target"].long()
+    found = loss(sample)["loss_critic"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(followed_rows, "_FEWEST", 2**60)
+        torch.testing.assert_close(found, loss(sample)["loss_critic"])
+    assert found.requires_grad
+
+
+def test_a_loss_is_a_tensor_as_any_other():
+    head = trained(CRITICS["two-hot"]())
+    loss, sample = CriticLoss(head), rows(head)
+    total = loss(sample)["loss_critic"]
+    total += 1
+    total.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        total.backward()
+
+
+def test_two_python_threads_learn_at_once():
+    head = trained(CRITICS["two-hot"]())
+    loss = CriticLoss(head, use_ema_critic=False)
+    samples = [rows(head), rows(head, spread=50.0)]
+    parameters = list(loss.parameters())
+    gradients = lambda x: torch.autograd.grad(loss(x)["loss_critic"], parameters)
+    expected = [gradients(x) for x in samples]
+
+    def learn(which: int) -> bool:
+        found = (gradients(samples[which]) for _ in range(30))
+        return all(
+            torch.equal(a, b) for x in found for a, b in zip(x, expected[which], strict=True)
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(learn, [0, 1]))
 
 
 def test_masked_rows_and_values_without_gradients():

@@ -133,6 +133,29 @@ def test_training_is_followed_and_replaced_parts_are_noticed():
     assert model._sequence._back.program is not before
 
 
+def test_hooks_of_gradients_are_called_once_a_backward_pass():
+    model, calls = make(), []
+    sample = records(model)
+    handle = model.cell.hidden.register_hook(lambda gradient: calls.append(1))
+    noise = model.noise(sample.shape)
+    first = observed(model, sample, noise=noise)
+    assert len(calls) == 1
+    handle.remove()
+    assert_same(observed(model, sample, noise=noise), first)
+    assert len(calls) == 1 and used(model)
+
+
+def test_parameters_may_be_frozen_and_trained_again():
+    model = make()
+    sample = records(model)
+    for trained in (True, False, True):
+        model.cell.requires_grad_(trained)
+        found = observed(model, sample)
+        assert_same(found, in_turn(model, sample))
+        assert any(name.startswith("cell.") for name in found[1]) == trained
+    assert used(model)
+
+
 def test_without_gradients_nothing_is_differentiated():
     model = make()
     sample, noise = records(model), model.noise((ROWS, STEPS))

@@ -38,6 +38,10 @@ class ActorLoss(InitialWeights, LossModule):
             :class:`~torchrl_wm.modules.ReturnNormalizer`; it is updated with the returns, then its scale
             divides returns and advantages. Defaults to ``None``.
 
+    On a CPU many rows of :class:`~torchrl_wm.objectives.Reinforce` go through a program
+    (:mod:`torchrl_wm.programs`), which follows training and notices replaced parts and hooks, but not
+    attributes of the actor's parts that are changed after the first call.
+
     Examples:
         >>> from torchrl.data import OneHot
         >>> from torchrl_wm.modules import actor_head
@@ -104,10 +108,11 @@ class ActorLoss(InitialWeights, LossModule):
         self, features, action, target, advantage, weight
     ) -> tuple[Tensor, Tensor] | None:
         """The mean loss, and the entropy of each row, if a program predicts them."""
-        if not isinstance(self.gradient, Reinforce) or target.requires_grad:
+        known = type(self.gradient) is Reinforce and isinstance(self.entropy_scale, int | float)
+        if not known or target.requires_grad:
             return None
         # The scale may change, which a program would not notice of an attribute.
-        scale = torch.full_like(advantage, self.entropy_scale)
+        scale = torch.full_like(advantage, self.entropy_scale, dtype=torch.float32)
         found = self._maximised(features, torch.cat([action, advantage, scale], -1), weight)
         return found and (found[0], found[1].squeeze(-1))
 

@@ -15,8 +15,7 @@ from torchrl.objectives.common import LossModule
 from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
-from torchrl_wm.modules.distributions import Prediction
-from torchrl_wm.modules.outputs import Output
+from torchrl_wm.modules.distributions import Prediction, TwoHot
 from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
 from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
@@ -42,6 +41,9 @@ class CriticLoss(InitialWeights, LossModule):
 
     Raises:
         ValueError: for ``slow_regularization`` without a slow critic.
+
+    On a CPU many rows go through a program (:mod:`torchrl_wm.programs`), which follows training and notices
+    replaced parts and hooks, but not attributes of the critic's parts that are changed after the first call.
 
     Examples:
         >>> from torchrl_wm.modules import TwoHotHead
@@ -121,14 +123,19 @@ class CriticLoss(InitialWeights, LossModule):
         trajectory.set(keys.STATE_VALUE, torch.cat(value))
         return units
 
-    def terms(self, features: Tensor, target: Tensor, units: Tensor | None = None) -> Tensor:
+    def terms(
+        self,
+        features: Tensor,
+        target: Tensor,
+        units: Tensor | None = None,
+        slow: Tensor | None = None,
+    ) -> Tensor:
         """Negative log-likelihood ``[...]`` of returns ``[..., 1]``.
 
-        ``units``, from :meth:`evaluate`, replace the output of the critic's hidden layers.
+        ``units``, from :meth:`evaluate`, replace the output of the critic's hidden layers, and ``slow`` the
+        slow critic's values ``[..., 1]``.
         """
-        return self._weighed_terms(features, target, self._slow_mean(features), units)
-
-    def _weighed_terms(self, features, target, slow, units) -> Tensor:
+        slow = self._slow_mean(features) if slow is None else slow
         with self.critic_params.to_module(self.critic):
             return self._terms(features, target.detach(), slow, units)
 
@@ -140,23 +147,23 @@ class CriticLoss(InitialWeights, LossModule):
             found = self._slow_values(features)
             return in_pieces(self._mean, features.detach()) if found is None else found
 
-    def _minimised(
+    def _in_program(
         self, features: Tensor, target: Tensor, slow: Tensor | None, weight: Tensor
     ) -> Tensor | None:
         """The mean loss, if a program predicts it."""
-        output = getattr(self.critic, "output", None)
-        if not isinstance(output, Output):
-            return None
-        like = output(features.new_zeros(output.size).expand(*features.shape[:-1], -1))
-        if not isinstance(like, Prediction):
-            return None
-        known, fit = [like.position(target.detach())], self._fit
-        if (
-            slow is not None
-        ):  # the share may change, which a program would not notice of an attribute
-            known += [like.position(slow), torch.full_like(target, self.slow_regularization)]
-            fit = self._fit_both
+        share, fit = self.slow_regularization, self._fit if slow is None else self._fit_both
         with self.critic_params.to_module(self.critic):
+            with torch.no_grad():
+                like = self.critic(features[..., :1, :].flatten(0, -2)[:1])
+            # What else a subclass says of likelihoods, positions do not know.
+            known = type(like) is TwoHot or (
+                isinstance(like, Prediction) and type(like).log_prob_at is Prediction.log_prob_at
+            )
+            if not known or not isinstance(share, int | float):
+                return None
+            known = [like.position(target.detach().float())]
+            if slow is not None:  # the share may change, which a program would not notice
+                known += [like.position(slow), torch.full_like(slow, share)]
             found = fit(features, torch.cat(known, -1), weight)
         return None if found is None else found[0]
 
@@ -203,12 +210,13 @@ class CriticLoss(InitialWeights, LossModule):
         target, weight = (scalar_entry(tensordict, key, self) for key in scalars)
         mask = tensordict.get(self.tensor_keys.mask, None)
         units = tensordict.get(self.tensor_keys.value_units, None)
-        features, slow = features.detach(), self._slow_mean(features)
-        if mask is None and units is None:
-            found = self._minimised(features, target, slow, weight)
+        features, known = features.detach(), {}
+        if mask is None and units is None and type(self).terms is CriticLoss.terms:
+            known = {"slow": self._slow_mean(features)}
+            found = self._in_program(features, target, known["slow"], weight)
             if found is not None:
                 return TensorDict(loss_critic=found)
-        loss = self._weighed_terms(features, target, slow, units) * weight.squeeze(-1).detach()
+        loss = self.terms(features, target, units, **known) * weight.squeeze(-1).detach()
         out = TensorDict(loss_critic=masked_mean(loss, mask))
         self._clear_weakrefs(tensordict, out)
         return out

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from torchrl_wm import keys
 from torchrl_wm.modules.compilation import compile_function
+from torchrl_wm.objectives.critic_loss import CriticLoss
 from torchrl_wm.objectives.pieces import in_pieces
 from torchrl_wm.objectives.rollout import Rollout
 from torchrl_wm.programs.followed_rows import FollowedRows
@@ -181,11 +182,13 @@ class Imagination(nn.Module):
         """Programs for the parts that there are now."""
         self._followed_parts = model, actor, critic = self._parts()
         self._rollout = Rollout(model, actor)
-        owner = getattr(critic, "__self__", critic)  # of the method that is the slow critic
-        watched = [model] if owner is None else [model, owner]
-        known = all(isinstance(part, nn.Module) for part in watched)
+        owner = getattr(critic, "__self__", None)
+        parts = [] if critic is None else [critic]
+        if isinstance(owner, CriticLoss):  # its slow critic
+            parts = [owner.critic, owner.target_critic_params]
+        known = all(isinstance(part, nn.Module) for part in parts)
         judge = type(self)._judge.__get__(self)  # not what was compiled of it
-        self._judging = FollowedRows(judge, *watched) if known else None
+        self._judging = FollowedRows(judge, model, *parts) if known else None
 
     def _parts(self) -> tuple:
         return self.world_model, self.actor, self.critic

@@ -29,13 +29,16 @@ class FollowedProgram:
     Args:
         function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.
         *modules (nn.Module): all that it reads parameters of; messages name the first.
+        gradients (bool, optional): whether it asks for gradients of these. Defaults to ``False``.
     """
 
-    def __init__(self, function: Callable[..., Tensor], *modules: nn.Module):
-        self.function, self.modules = function, modules
+    def __init__(
+        self, function: Callable[..., Tensor], *modules: nn.Module, gradients: bool = False
+    ):
+        self.function, self.modules, self.gradients = function, modules, gradients
         self.program: Program | None = None
         self._rounded: Program | None = None
-        self._hooked = False
+        self._outdated, self._hooked = True, False
         self._watched = Watched(nn.ModuleList(modules))
         self._read: Program | None = None  # whose parameters are those of the last call
         self._shapes: list = []
@@ -52,10 +55,11 @@ class FollowedProgram:
         if _is_intercepted():
             return None
         if not unchanged:
-            changed = self._watched.changed()
-            self._hooked = self._watched.hooked()
-            if changed:
+            self._outdated |= self._watched.changed()
+            self._hooked = self._watched.hooked(self.gradients)
+            if self._outdated and not self._hooked:  # recording would call them
                 self._record(tensors)
+                self._outdated = False
         shapes = [x.shape[1:] for x in tensors]
         if (
             self._hooked
@@ -99,7 +103,7 @@ class FollowedProgram:
             )
 
     def __getstate__(self) -> dict:
-        return vars(FollowedProgram(self.function, *self.modules))
+        return vars(FollowedProgram(self.function, *self.modules, gradients=self.gradients))
 
 
 def _is_intercepted() -> bool:

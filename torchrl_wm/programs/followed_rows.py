@@ -63,7 +63,7 @@ class FollowedLoss:
         self, function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], module: nn.Module
     ):
         self.function, self.module = function, module
-        self._followed = FollowedProgram(self._derivative, module)
+        self._followed = FollowedProgram(self._derivative, module, gradients=True)
 
     def __call__(self, rows: Tensor, known: Tensor, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """The mean over ``[...]`` of loss times weight, with its graph, and the metrics ``[..., C]``.
@@ -105,8 +105,8 @@ class _Minimised(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return loss
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
 
     @staticmethod
     def backward(ctx, factor: Tensor):
@@ -115,4 +115,4 @@ class _Minimised(torch.autograd.Function):
                 "The gradient of a loss that a program predicted has no derivative (create_graph=True). Give "
                 f"fewer than {_FEWEST} rows at a time: those go through the modules."
             )
-        return None, None, *(factor * x for x in ctx.gradients)
+        return None, None, *(factor * x for x in ctx.saved_tensors)

@@ -134,8 +134,8 @@ def _outer_tile(panels: int) -> Callable:
             places = [[vector(memory.data, start, lane) for lane in vectors] for start in starts]
             sums = [[cgutils.alloca_once(builder, kind) for _ in vectors] for _ in starts]
             pairs = list(zip(sum(places, []), sum(sums, []), strict=True))
-            for place, total in pairs:
-                builder.store(builder.load(place, align=4), total)
+            for _, total in pairs:  # of these rows alone: sums of sums lose fewer digits
+                builder.store(ir.Constant(kind, [0.0] * LANES), total)
             with cgutils.for_range(builder, rows) as loop:
                 start = builder.mul(loop.index, length)
                 first, begin = builder.add(start, left), builder.add(start, right)
@@ -147,7 +147,8 @@ def _outer_tile(panels: int) -> Callable:
                         added = _multiply_add(builder, number, value, builder.load(total))
                         builder.store(added, total)
             for place, total in pairs:
-                builder.store(builder.load(total), place, align=4)
+                before = builder.load(place, align=4)
+                builder.store(builder.fadd(before, builder.load(total)), place, align=4)
             return context.get_dummy_value()
 
         return types.void(*kinds), generate

@@ -133,6 +133,7 @@ class Recorder(TorchDispatchMode):
         found = self._known.get(id(value))
         if id(value) in self.untold:
             raise Untranslatable("a result that no instruction computes")
+        self.refuse_sums(value)
         if found is None:
             self._same_for_all_rows(value)
             self.same.add(id(value))
@@ -199,6 +200,7 @@ class Recorder(TorchDispatchMode):
 
     def product(self, weight: Tensor, bias: Tensor | None, source: int, target: int) -> None:
         """Columns from ``source`` on times a weight ``[depth, width]``, written from ``target`` on."""
+        self.refuse_sums(weight, bias)
         depth, width = weight.shape
         panels = -(-width // PANEL) * PANEL
         memory = self.reserve(panels * (depth + 1))
@@ -215,6 +217,11 @@ class Recorder(TorchDispatchMode):
             self.sums.append((part, offset))
             self.total += -(-left.width // TILE_ROWS) * TILE_ROWS * width
         self.summed.add(id(result))
+
+    def refuse_sums(self, *values: Tensor | None) -> None:
+        """A sum over the rows is known when all have gone through the instructions."""
+        if any(id(value) in self.summed for value in values):
+            raise Untranslatable("rows that depend on a sum over them")
 
     def emit(self, code: Code, target: int, width: int, a=0, b=0, step=1, more=0) -> None:
         """One more instruction."""

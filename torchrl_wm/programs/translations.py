@@ -34,6 +34,7 @@ def _index_select(recorder: Recorder, result, source, dim, index):
             return
     if index is not recorder.action or id(source) in recorder._known:
         raise Untranslatable("index_select by anything but the action")
+    recorder.refuse_sums(source)
     table = recorder.reserve(source.numel())
     recorder.load(products.TABLE, source, table, *source.shape)
     recorder.emit(Code.LOOKUP, *found, more=table)

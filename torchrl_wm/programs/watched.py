@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 
 class Watched:
@@ -38,7 +39,8 @@ class Watched:
         """Whether the tensors differ from those at the last call; True the first time."""
         modules = _modules(self.module)
         tensors = list(_tensors(modules))
-        places, parts = [x.data_ptr() for x in tensors], [(x, x.training) for x in modules]
+        places = [(x.data_ptr(), x.stride()) for x in tensors]
+        parts = [(x, x.training) for x in modules]
         same = places == self._places and len(parts) == len(self._parts)
         same = same and all(a is b for a, b in zip(tensors, self._tensors, strict=True))
         pairs = zip(parts, self._parts, strict=True) if same else ()
@@ -46,8 +48,14 @@ class Watched:
         self._tensors, self._places, self._parts = tensors, places, parts
         return not same
 
-    def hooked(self) -> bool:
-        """Whether at the last call a part had hooks, which are to be called with its inputs or results."""
+    def hooked(self, gradients: bool = False) -> bool:
+        """Whether hooks are to be called with what parts take or give, as of the last call.
+
+        Args:
+            gradients (bool, optional): with the gradients of parameters, too. Defaults to ``False``.
+        """
+        if _has_any_global_hook() or (gradients and any(x._backward_hooks for x in self._tensors)):
+            return True
         return any(
             part._forward_hooks
             or part._forward_pre_hooks

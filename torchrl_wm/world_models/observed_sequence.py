@@ -32,7 +32,7 @@ class ObservedSequence:
         self.model, self._sizes = model, []
         self._trained, self._used = [], []  # parameters, and places of those that steps read
         self._ahead = FollowedProgram(self._step, model)
-        self._back = FollowedProgram(self._derivative, model)
+        self._back = FollowedProgram(self._derivative, model, gradients=True)
 
     def __call__(self, start: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         """Beliefs, states and raw parameters of the posterior ``[N, T, ...]``, with their graph.
@@ -92,7 +92,7 @@ class ObservedSequence:
         same = len(trained) == len(self._trained)
         if not (same and all(a is b for a, b in zip(trained, self._trained, strict=True))):
             self._trained = trained
-            self._back = FollowedProgram(self._derivative, self.model)
+            self._back = FollowedProgram(self._derivative, self.model, gradients=True)
 
     def _is_large(self, rows: int) -> bool:
         back = self._back.program
@@ -150,7 +150,8 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, found: _Found, start: Tensor, inputs: Tensor, *parameters: Tensor):
-        ctx.found = found
+        ctx.derivative = found.derivative
+        ctx.save_for_backward(found.around)
         return found.features, found.raw
 
     @staticmethod
@@ -160,9 +161,9 @@ class _Recurrence(torch.autograd.Function):
                 "The gradient of a sequence that programs observed has no derivative (create_graph=True). "
                 f"Observe fewer than {_FEWEST} rows and steps at a time: those go through the modules."
             )
-        _, _, around, derivative = ctx.found
+        (around,) = ctx.saved_tensors
         wanted = torch.cat([features, raw], -1).flip(0)
         carried = features.new_empty(features.shape)
         nothing = features.new_zeros(features.shape[1:])
-        inputs, sums = derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
+        inputs, sums = ctx.derivative.unroll(nothing, wanted, around.flip(0), carried, _SHARE)
         return None, carried[-1], inputs.flip(0), *sums
