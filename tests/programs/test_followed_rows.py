@@ -400,3 +400,18 @@ def test_positions_know_the_bins_around_a_value():
     assert prediction.position(values).tolist() == [[1.0, 0.25], [0.0, 0.0], [1.0, 1.0]]
     normal = UnitNormal(torch.zeros(3, 1))
     assert normal.position(values) is values
+
+
+@pytest.mark.parametrize("part", [nn.BatchNorm1d(SIZE), nn.Dropout()])
+def test_what_changes_while_it_trains_is_left_to_torch(part):
+    head = trained(CRITICS["two-hot"]())
+    head.mlp = nn.Sequential(part, head.mlp)
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
+    before = copy.deepcopy(part)
+    torch.manual_seed(3)
+    found = losses(loss, sample, "loss_critic")
+    counted = [int(x) for x in part.buffers() if not x.is_floating_point()]
+    assert counted in ([], [1]) and not has_program(loss._fit)
+    part.load_state_dict(before.state_dict())
+    torch.manual_seed(3)
+    assert_same(found, in_torch(loss, sample, "loss_critic"))

@@ -28,6 +28,10 @@ class ActorLoss(InitialWeights, LossModule):
     Writes ``loss_actor`` and the metrics ``entropy``, ``advantage`` and ``value`` (the mean baseline),
     scalars.
 
+    On a CPU many rows of :class:`~torchrl_wm.objectives.Reinforce` go through a program
+    (:mod:`torchrl_wm.programs`), which follows training and notices replaced parts and hooks, but not
+    attributes of the actor's parts that are changed after the first call.
+
     Args:
         actor (nn.Module): features to a distribution over encoded actions.
         gradient (ActorGradient): see :mod:`torchrl_wm.objectives.actor_gradients`.
@@ -37,10 +41,6 @@ class ActorLoss(InitialWeights, LossModule):
         normalizer (nn.Module, optional): a return normaliser, such as
             :class:`~torchrl_wm.modules.ReturnNormalizer`; it is updated with the returns, then its scale
             divides returns and advantages. Defaults to ``None``.
-
-    On a CPU many rows of :class:`~torchrl_wm.objectives.Reinforce` go through a program
-    (:mod:`torchrl_wm.programs`), which follows training and notices replaced parts and hooks, but not
-    attributes of the actor's parts that are changed after the first call.
 
     Examples:
         >>> from torchrl.data import OneHot

@@ -16,6 +16,7 @@ from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.modules.distributions import Prediction, TwoHot
+from torchrl_wm.modules.evaluating import evaluating
 from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
 from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
@@ -30,6 +31,9 @@ class CriticLoss(InitialWeights, LossModule):
     ``lambda_target`` and ``weight``, and ``value_units`` if :meth:`evaluate` has made them. Writes
     ``loss_critic``, a scalar.
 
+    On a CPU many rows go through a program (:mod:`torchrl_wm.programs`), which follows training and notices
+    replaced parts and hooks, but not attributes of the critic's parts that are changed after the first call.
+
     Args:
         critic (nn.Module): features to a distribution over returns ``[..., 1]``.
 
@@ -41,9 +45,6 @@ class CriticLoss(InitialWeights, LossModule):
 
     Raises:
         ValueError: for ``slow_regularization`` without a slow critic.
-
-    On a CPU many rows go through a program (:mod:`torchrl_wm.programs`), which follows training and notices
-    replaced parts and hooks, but not attributes of the critic's parts that are changed after the first call.
 
     Examples:
         >>> from torchrl_wm.modules import TwoHotHead
@@ -153,7 +154,7 @@ class CriticLoss(InitialWeights, LossModule):
         """The mean loss, if a program predicts it."""
         share, fit = self.slow_regularization, self._fit if slow is None else self._fit_both
         with self.critic_params.to_module(self.critic):
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.critic):
                 like = self.critic(features[..., :1, :].flatten(0, -2)[:1])
             # What else a subclass says of likelihoods, positions do not know.
             known = type(like) is TwoHot or (
@@ -210,14 +211,14 @@ class CriticLoss(InitialWeights, LossModule):
         target, weight = (scalar_entry(tensordict, key, self) for key in scalars)
         mask = tensordict.get(self.tensor_keys.mask, None)
         units = tensordict.get(self.tensor_keys.value_units, None)
-        features, known = features.detach(), {}
+        features, known, found = features.detach(), {}, None
         if mask is None and units is None and type(self).terms is CriticLoss.terms:
             known = {"slow": self._slow_mean(features)}
             found = self._in_program(features, target, known["slow"], weight)
-            if found is not None:
-                return TensorDict(loss_critic=found)
-        loss = self.terms(features, target, units, **known) * weight.squeeze(-1).detach()
-        out = TensorDict(loss_critic=masked_mean(loss, mask))
+        if found is None:
+            loss = self.terms(features, target, units, **known) * weight.squeeze(-1).detach()
+            found = masked_mean(loss, mask)
+        out = TensorDict(loss_critic=found)
         self._clear_weakrefs(tensordict, out)
         return out
 
