@@ -109,7 +109,7 @@ class ActorLoss(InitialWeights, LossModule):
     ) -> tuple[Tensor, Tensor] | None:
         """The mean loss, and the entropy of each row, if a program predicts them."""
         known = type(self.gradient) is Reinforce and isinstance(self.entropy_scale, int | float)
-        if not known or target.requires_grad:
+        if not (known and features.is_cpu) or target.requires_grad:
             return None
         # The scale may change, which a program would not notice of an attribute.
         scale = torch.full_like(advantage, self.entropy_scale, dtype=torch.float32)

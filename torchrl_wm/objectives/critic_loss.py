@@ -212,7 +212,8 @@ class CriticLoss(InitialWeights, LossModule):
         mask = tensordict.get(self.tensor_keys.mask, None)
         units = tensordict.get(self.tensor_keys.value_units, None)
         features, known, found = features.detach(), {}, None
-        if mask is None and units is None and type(self).terms is CriticLoss.terms:
+        usual = type(self).terms is CriticLoss.terms
+        if features.is_cpu and mask is None and units is None and usual:
             known = {"slow": self._slow_mean(features)}
             found = self._in_program(features, target, known["slow"], weight)
         if found is None:
