@@ -143,6 +143,25 @@ def test_scales_may_change_while_training():
     assert has_program(actors._maximised) and has_program(critics._fit_both)
 
 
+def test_attributes_of_parts_may_change_while_training():
+    actor = trained(actor_head(OneHot(4), SIZE, unimix=0.01, **NETWORK))
+    loss, sample = ActorLoss(actor, Reinforce(), entropy_scale=0.1), rows(actor, actions=1)
+    same = lambda: assert_same(*(f(loss, sample, "loss_actor") for f in (losses, in_torch)))
+    same()
+    first = loss._maximised._followed.program
+    for unimix in (0.1, 0.2, 0.3):  # with every call: nothing is recorded
+        actor.output.unimix = unimix
+        same()
+    assert loss._maximised._followed.program is first
+    same()
+    second = loss._maximised._followed.program
+    assert second is not first
+    actor.mlp.activation = torch.tanh
+    same()
+    same()
+    assert loss._maximised._followed.program not in (first, second, None)
+
+
 def test_training_is_followed_and_replaced_parameters_are_noticed():
     head = trained(CRITICS["two-hot"]())
     loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)

@@ -29,8 +29,8 @@ class ActorLoss(InitialWeights, LossModule):
     scalars.
 
     On a CPU many rows of :class:`~torchrl_wm.objectives.Reinforce` go through a program
-    (:mod:`torchrl_wm.programs`), which follows training and notices replaced parts and hooks, but not
-    attributes of the actor's parts that are changed after the first call.
+    (:mod:`torchrl_wm.programs`), which follows training and notices replaced parts, hooks and changed
+    attributes.
 
     Args:
         actor (nn.Module): features to a distribution over encoded actions.

@@ -32,7 +32,7 @@ class CriticLoss(InitialWeights, LossModule):
     ``loss_critic``, a scalar.
 
     On a CPU many rows go through a program (:mod:`torchrl_wm.programs`), which follows training and notices
-    replaced parts and hooks, but not attributes of the critic's parts that are changed after the first call.
+    replaced parts, hooks and changed attributes.
 
     Args:
         critic (nn.Module): features to a distribution over returns ``[..., 1]``.

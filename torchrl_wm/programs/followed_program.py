@@ -19,7 +19,8 @@ _FEW = 16  # rows to record with: of more, some modules do the same with other o
 class FollowedProgram:
     """The program of a function of rows, with the parameters that its modules have now.
 
-    It is recorded at the first call, and again when parameters are replaced or moved. Its numbers are in
+    It is recorded at the first call, and again when parameters are replaced or moved, or plain attributes
+    of the modules have changed and stay for a call. Its numbers are in
     single precision; under autocast to bfloat16, on a processor with products of such numbers, matrix
     products round what they multiply, if they add up an even number of at least 16. There is none on
     other devices than the CPU, in double precision, for more than two million weights, for what no program
@@ -38,7 +39,8 @@ class FollowedProgram:
         self.function, self.modules, self.gradients = function, modules, gradients
         self.program: Program | None = None
         self._rounded: Program | None = None
-        self._outdated, self._hooked = True, False
+        self._outdated, self._hooked, self._unsettled = True, False, False
+        self._settings: list = []
         self._watched = Watched(nn.ModuleList(modules))
         self._read: Program | None = None  # whose parameters are those of the last call
         self._shapes: list = []
@@ -55,14 +57,21 @@ class FollowedProgram:
         if _is_intercepted():
             return None
         if not unchanged:
-            self._outdated |= self._watched.changed()
+            changed = self._watched.changed()
+            self._outdated |= changed
+            settings, before = self._watched.settings(), self._settings
+            self._settings = settings
+            # What changes with every call would be recorded every time: torch does it until it stays.
+            self._unsettled = not changed and settings != before
+            self._outdated |= self._unsettled
             self._hooked = self._watched.hooked(self.gradients)
-            if self._outdated and not self._hooked:  # recording would call them
+            if self._outdated and not (self._hooked or self._unsettled):  # recording calls hooks
                 self._record(tensors)
                 self._outdated = False
         shapes = [x.shape[1:] for x in tensors]
         if (
             self._hooked
+            or self._unsettled
             or self.program is None
             or shapes != self._shapes
             or len({len(x) for x in tensors}) > 1

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+
+_PLAIN = (int, float, str, type(None), FunctionType, BuiltinFunctionType)
 
 
 class Watched:
@@ -14,7 +17,7 @@ class Watched:
     A recording refers to the parameters it was made with, so it follows training, which updates them in
     place. It does not follow replaced parameters (``load_state_dict(assign=True)``,
     ``TensorDict.to_module``, a new head), or the same ones in new memory; nor parts without parameters, or
-    whether they train. Other attributes, such as a share or a scale, are not watched.
+    whether they train. Attributes, such as a share or a scale, can be compared with those of before.
 
     Args:
         module (nn.Module): the watched module.
@@ -34,6 +37,7 @@ class Watched:
         self._tensors: list[Tensor] = []  # kept alive, so that no other tensor gets the id of one
         self._places: list[int] | None = None
         self._parts: list[tuple[nn.Module, bool]] = []
+        self._plain: list[tuple[dict, str]] = []  # where plain attributes are
 
     def changed(self) -> bool:
         """Whether the tensors differ from those at the last call; True the first time."""
@@ -46,7 +50,14 @@ class Watched:
         pairs = zip(parts, self._parts, strict=True) if same else ()
         same = same and all(a is b and mode == before for (a, mode), (b, before) in pairs)
         self._tensors, self._places, self._parts = tensors, places, parts
+        if not same:
+            self._plain = [(vars(x), name) for x in modules for name in _plain(vars(x))]
         return not same
+
+    def settings(self) -> list:
+        """The plain attributes, such as a share or a function, of the parts at the last change."""
+        values = (attributes.get(name) for attributes, name in self._plain)
+        return [value if isinstance(value, _PLAIN) else id(value) for value in values]
 
     def hooked(self, gradients: bool = False) -> bool:
         """Whether hooks are to be called with what parts take or give, as of the last call.
@@ -74,6 +85,12 @@ def _modules(module: nn.Module) -> list[nn.Module]:
     for part in modules:  # which grows meanwhile
         modules += [child for child in part._modules.values() if child is not None]
     return modules
+
+
+def _plain(attributes: dict) -> list[str]:
+    """Names of those that a recording may have taken for constants."""
+    own = (name for name, value in attributes.items() if isinstance(value, _PLAIN))
+    return [name for name in own if name != "training"]
 
 
 def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:

@@ -25,8 +25,7 @@ class RSSM(WorldModel):
     drawn from the posterior where there is an observation and from the prior where there is none.
 
     On a CPU sequences are observed in programs (:mod:`torchrl_wm.programs`). These follow training and notice
-    replaced parts and hooks, but not attributes of parts that are changed after the first call; a gradient
-    through them has no derivative itself.
+    replaced parts, hooks and changed attributes; a gradient through them has no derivative itself.
 
     Args:
         encoder (nn.Module): from a TensorDict of observations to tokens ``[..., E]``.
