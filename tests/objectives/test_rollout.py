@@ -263,8 +263,9 @@ def test_heads_and_a_slow_critic_are_followed_and_replaced():
     assert_judged(imagine)
     model.reward_head = TwoHotHead(size, layers=2, units=9, out_scale=0.1)
     assert_judged(imagine)
-    imagine.critic = CriticLoss(make_critic()).slow
-    assert_judged(imagine)
+    for slow in (True, False):
+        imagine.critic = CriticLoss(make_critic(), use_ema_critic=slow).slow
+        assert_judged(imagine)
     assert imagine._judging._followed.program is not None
 
 

@@ -162,6 +162,39 @@ def test_attributes_of_parts_may_change_while_training():
     assert loss._maximised._followed.program not in (first, second, None)
 
 
+class Scaled(nn.Module):
+    scale = 1.0
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp, self.factors, self.shift = mlp, [1.0], torch.zeros(1)
+
+    def forward(self, x):
+        return self.mlp(x) * self.scale * self.factors[0] + self.shift
+
+
+def test_attributes_of_any_kind_may_change():
+    head = trained(CRITICS["two-hot"]())
+    head.mlp = Scaled(head.mlp)
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
+    changes = [("scale", 2.0), ("factors", [0.5]), ("shift", torch.ones(1)), ("scale", 3.0)]
+    for name, value in [("factors", [1.0]), *changes]:
+        setattr(head.mlp, name, value)
+        for _ in range(2):
+            assert_same(*(f(loss, sample, "loss_critic") for f in (losses, in_torch)))
+        assert has_program(loss._fit)
+
+
+@pytest.mark.parametrize("count", [100, ROWS])
+def test_the_critic_is_asked_once(count):
+    head, shapes = trained(CRITICS["two-hot"]()), []
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)[:count]
+    head.mlp.register_forward_hook(lambda _, inputs, __: shapes.append(tuple(inputs[0].shape)))
+    loss(sample)
+    assert shapes == [(count, SIZE)]
+    assert loss(sample[0])["loss_critic"].shape == ()
+
+
 def test_training_is_followed_and_replaced_parameters_are_noticed():
     head = trained(CRITICS["two-hot"]())
     loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
@@ -249,12 +282,12 @@ def test_hooks_of_all_modules_are_called():
 class Centred(nn.Module):
     """Rows that depend on each other."""
 
-    def __init__(self, how):
+    def __init__(self, how, mlp):
         super().__init__()
-        self.layer, self.how = nn.Linear(SIZE, 1), how
+        self.mlp, self.how = mlp, how
 
     def forward(self, x):
-        return UnitNormal(self.layer(self.how(x)))
+        return self.mlp(self.how(x))
 
 
 ON_OTHERS = {
@@ -268,7 +301,9 @@ ON_OTHERS = {
 @pytest.mark.parametrize("what", ON_OTHERS)
 def test_rows_that_depend_on_others_are_left_to_torch(what, caplog):
     caplog.set_level(logging.INFO)
-    loss, sample = CriticLoss(Centred(ON_OTHERS[what]), use_ema_critic=False), rows(None)
+    head = trained(CRITICS["normal"]())
+    head.mlp = Centred(ON_OTHERS[what], head.mlp)
+    loss, sample = CriticLoss(head, use_ema_critic=False), rows(head)
     assert_same(losses(loss, sample, "loss_critic"), in_torch(loss, sample, "loss_critic"))
     assert not has_program(loss._fit)
     reason = "gives other numbers" if what == "their number" else "depend on a sum over them"

@@ -16,7 +16,7 @@ from torchrl_wm import keys
 from torchrl_wm.functional.returns import lambda_return
 from torchrl_wm.modules.compilation import compile_function
 from torchrl_wm.modules.distributions import Prediction, TwoHot
-from torchrl_wm.modules.evaluating import evaluating
+from torchrl_wm.modules.heads import Head
 from torchrl_wm.objectives.entries import entry, flag_entry, scalar_entry
 from torchrl_wm.objectives.initial_weights import InitialWeights
 from torchrl_wm.objectives.masking import masked_mean
@@ -154,13 +154,8 @@ class CriticLoss(InitialWeights, LossModule):
         """The mean loss, if a program predicts it."""
         share, fit = self.slow_regularization, self._fit if slow is None else self._fit_both
         with self.critic_params.to_module(self.critic):
-            with torch.no_grad(), evaluating(self.critic):
-                like = self.critic(features[..., :1, :].flatten(0, -2)[:1])
-            # What else a subclass says of likelihoods, positions do not know.
-            known = type(like) is TwoHot or (
-                isinstance(like, Prediction) and type(like).log_prob_at is Prediction.log_prob_at
-            )
-            if not known or not isinstance(share, int | float):
+            like = _prediction_of(self.critic)
+            if like is None or not isinstance(share, int | float):
                 return None
             known = [like.position(target.detach().float())]
             if slow is not None:  # the share may change, which a program would not notice
@@ -222,6 +217,18 @@ class CriticLoss(InitialWeights, LossModule):
         out = TensorDict(loss_critic=found)
         self._clear_weakrefs(tensordict, out)
         return out
+
+
+def _prediction_of(critic: nn.Module) -> Prediction | None:
+    """A distribution of a head's kind, without calling it, if its likelihoods are those of positions."""
+    usual = isinstance(critic, Head) and type(critic).forward is Head.forward
+    if not usual or type(critic).conclude is not Head.conclude:
+        return None
+    like = critic.output.forward(torch.zeros(critic.output.size))
+    # What else a subclass says of likelihoods, positions do not know.
+    if type(like) is TwoHot or getattr(type(like), "log_prob_at", None) is Prediction.log_prob_at:
+        return like
+    return None
 
 
 class ReplayCriticLoss(LossModule):

@@ -185,7 +185,8 @@ class Imagination(nn.Module):
         owner = getattr(critic, "__self__", None)
         parts = [] if critic is None else [critic]
         if isinstance(owner, CriticLoss):  # its slow critic
-            parts = [owner.critic, owner.target_critic_params]
+            slow = owner.target_critic_params if owner.use_ema_critic else owner.critic_params
+            parts = [owner.critic, slow]
         known = all(isinstance(part, nn.Module) for part in parts)
         judge = type(self)._judge.__get__(self)  # not what was compiled of it
         self._judging = FollowedRows(judge, model, *parts) if known else None

@@ -42,8 +42,8 @@ class ImaginedSteps:
 
     def __call__(
         self, program: Program, actions: Tensor, noise: Tensor, latents: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Rewards ``[H, N]``, continuations ``[H, N]`` if there are any, and the last features ``[N, F]``."""
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Rewards and, if there are any, continuations ``[H, N]``, and the last latents ``[N, size]``."""
         rows, state = actions.shape[1], [_own(x) for x in latents]
         index, found = np.arange(rows), np.empty((len(actions), rows, program.width), np.float32)
         inputs = actions.contiguous().numpy(), noise.contiguous().numpy()
@@ -55,7 +55,7 @@ class ImaginedSteps:
 
         in_threads(imagine, rows, max(_FEWEST, _SHARE // program.network.weights.size))
         columns = torch.from_numpy(found).unbind(-1)
-        return columns[0], columns[1] if len(columns) > 1 else None, torch.cat(state, -1)
+        return columns[0], columns[1] if len(columns) > 1 else None, state
 
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Action, noise and latents to reward and continuation ``[N, 1 or 2]``; writes the next latents."""

@@ -15,8 +15,8 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase, TensorDictPrimer
 
 from torchrl_wm import keys
-from torchrl_wm.modules.evaluating import evaluating
 from torchrl_wm.planners.action_space import ActionSpace
+from torchrl_wm.planners.evaluating import evaluating
 from torchrl_wm.planners.simulators import make_simulator
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel

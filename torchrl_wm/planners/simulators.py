@@ -112,8 +112,11 @@ class ModelSimulator(nn.Module):
         else:
             total, last, tail = self._in_blocks(actions, noise, *latents)
         if self.terminal_value is not None:
+            last = torch.cat(last, -1) if program else last
             total = total + tail * self.terminal_value(last).squeeze(-1)
-        return total.view(n, candidates, self.particles).mean(-1)
+        if self.particles > 1:
+            total = total.view(-1, self.particles).mean(-1)
+        return total.view(n, candidates)
 
     def _in_blocks(self, actions: Tensor, noise: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
         """What is imagined, on a CPU for a few rows at a time."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType
 
+from tensordict.nn import TensorDictParams
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 _PLAIN = (int, float, str, type(None), FunctionType, BuiltinFunctionType)
+_OF_MODULES = frozenset(vars(nn.Module()))  # modes, parameters, parts and hooks
 
 
 class Watched:
@@ -17,7 +19,8 @@ class Watched:
     A recording refers to the parameters it was made with, so it follows training, which updates them in
     place. It does not follow replaced parameters (``load_state_dict(assign=True)``,
     ``TensorDict.to_module``, a new head), or the same ones in new memory; nor parts without parameters, or
-    whether they train. Attributes, such as a share or a scale, can be compared with those of before.
+    whether they train. Attributes, such as a share or a scale, can be compared with those of
+    before, but not what changes inside of them.
 
     Args:
         module (nn.Module): the watched module.
@@ -37,7 +40,9 @@ class Watched:
         self._tensors: list[Tensor] = []  # kept alive, so that no other tensor gets the id of one
         self._places: list[int] | None = None
         self._parts: list[tuple[nn.Module, bool]] = []
-        self._plain: list[tuple[dict, str]] = []  # where plain attributes are
+        self._own: list[tuple[dict, str]] | None = None  # where attributes are
+        self._counts: list[int] = []
+        self._values: list = []  # kept alive, so that no other gets the id of one
 
     def changed(self) -> bool:
         """Whether the tensors differ from those at the last call; True the first time."""
@@ -51,13 +56,23 @@ class Watched:
         same = same and all(a is b and mode == before for (a, mode), (b, before) in pairs)
         self._tensors, self._places, self._parts = tensors, places, parts
         if not same:
-            self._plain = [(vars(x), name) for x in modules for name in _plain(vars(x))]
+            self._own = None
         return not same
 
     def settings(self) -> list:
-        """The plain attributes, such as a share or a function, of the parts at the last change."""
-        values = (attributes.get(name) for attributes, name in self._plain)
-        return [value if isinstance(value, _PLAIN) else id(value) for value in values]
+        """The attributes of the parts, such as a share or a function, as of the last change.
+
+        Those that are no numbers, names or functions are told apart by their identity.
+        """
+        # The state of a TensorDict's own changes while a loss uses it.
+        parts = (part for part, _ in self._parts if not isinstance(part, TensorDictParams))
+        everything = [vars(part) for part in parts]
+        counts = [len(attributes) for attributes in everything]
+        if self._own is None or counts != self._counts:  # some were added
+            self._own = [(x, name) for x in everything for name in x if name not in _OF_MODULES]
+            self._counts = counts
+        self._values = [attributes.get(name) for attributes, name in self._own]
+        return counts + [x if isinstance(x, _PLAIN) else id(x) for x in self._values]
 
     def hooked(self, gradients: bool = False) -> bool:
         """Whether hooks are to be called with what parts take or give, as of the last call.
@@ -85,12 +100,6 @@ def _modules(module: nn.Module) -> list[nn.Module]:
     for part in modules:  # which grows meanwhile
         modules += [child for child in part._modules.values() if child is not None]
     return modules
-
-
-def _plain(attributes: dict) -> list[str]:
-    """Names of those that a recording may have taken for constants."""
-    own = (name for name, value in attributes.items() if isinstance(value, _PLAIN))
-    return [name for name in own if name != "training"]
 
 
 def _tensors(modules: list[nn.Module]) -> Iterator[Tensor]:

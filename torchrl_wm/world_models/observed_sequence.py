@@ -78,14 +78,14 @@ class ObservedSequence:
         numbers = lambda size: count(size).sin()
         features, fresh = numbers(start.shape[1]), (count(1) % 2).float()
         steps = torch.cat([numbers(sum(self._sizes) - noise), numbers(noise).abs() + 0.1], -1)
-        back = None
+        ahead, back = self._ahead(features, fresh, steps), None
         if learning:
             self._notice_what_is_trained()
             wanted = numbers(start.shape[1] + self.model.latent.raw_size)
             back = self._back(features, wanted, torch.cat([features, fresh, steps], -1))
             if back is None or self._is_large(len(start)):
                 return None, None
-        return self._ahead(features, fresh, steps), back
+        return ahead, back
 
     def _notice_what_is_trained(self) -> None:
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -11,8 +11,8 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from torchrl_wm import keys
-from torchrl_wm.modules.evaluating import evaluating
 from torchrl_wm.modules.exploration_type import wants_mode
+from torchrl_wm.planners.evaluating import evaluating
 from torchrl_wm.planners.tree_search.discrete import DiscreteDynamics
 from torchrl_wm.planners.tree_search.env_model import EnvModel
 from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator

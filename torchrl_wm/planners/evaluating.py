@@ -1,4 +1,4 @@
-"""Evaluation mode for a time, such as that of a plan or a search."""
+"""Evaluation mode for the time of a plan or a search."""
 
 from __future__ import annotations
 
