@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 from torchrl.data import Binary, Bounded, Categorical, Composite, OneHot
+from torchrl.envs.utils import exploration_type, set_exploration_type
 
 from torchrl_wm.modules import HyperbolicTwoHotHead, NormalHead, TwoHotHead, actor_head
 from torchrl_wm.modules.distributions import TwoHot, UnitNormal
@@ -388,7 +389,8 @@ def test_two_python_threads_learn_at_once():
             torch.equal(a, b) for x in found for a, b in zip(x, expected[which], strict=True)
         )
 
-    with ThreadPoolExecutor(2) as pool:
+    # TorchRL's losses set the exploration type of all threads, and restore it in any order.
+    with set_exploration_type(exploration_type()), ThreadPoolExecutor(2) as pool:
         assert all(pool.map(learn, [0, 1]))
 
 
