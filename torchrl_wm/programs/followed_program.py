@@ -19,13 +19,12 @@ _FEW = 16  # rows to record with: of more, some modules do the same with other o
 class FollowedProgram:
     """The program of a function of rows, with the parameters that its modules have now.
 
-    It is recorded at the first call, and again when parameters are replaced or moved, or plain attributes
-    of the modules have changed and stay for a call. Its numbers are in
-    single precision; under autocast to bfloat16, on a processor with products of such numbers, matrix
-    products round what they multiply, if they add up an even number of at least 16. There is none on
-    other devices than the CPU, in double precision, for more than two million weights, for what no program
-    can express, for modules with hooks, and within transformations of functions, counters and whatever else
-    is to see operations.
+    It is recorded at the first call, and again when parameters are replaced or moved, or plain attributes of
+    the modules have changed and stay for a call. Its numbers are in single precision; under autocast to
+    bfloat16, on a processor with products of such numbers, matrix products round what they multiply, if they
+    add up an even number of at least 16. There is none on other devices than the CPU, in double precision,
+    for more than two million weights, for what no program can express, for modules with hooks, and within
+    transformations of functions, counters and whatever else is to see operations.
 
     Args:
         function (callable): what a :class:`~torchrl_wm.programs.program.Program` is made of.
@@ -39,7 +38,7 @@ class FollowedProgram:
         self.function, self.modules, self.gradients = function, modules, gradients
         self.program: Program | None = None
         self._rounded: Program | None = None
-        self._outdated, self._hooked, self._unsettled = True, False, False
+        self._outdated, self._left_to_torch = True, False
         self._settings: list = []
         self._watched = Watched(nn.ModuleList(modules))
         self._read: Program | None = None  # whose parameters are those of the last call
@@ -57,31 +56,29 @@ class FollowedProgram:
         if _is_intercepted():
             return None
         if not unchanged:
-            changed = self._watched.changed()
-            self._outdated |= changed
-            settings, before = self._watched.settings(), self._settings
-            self._settings = settings
-            # What changes with every call would be recorded every time: torch does it until it stays.
-            self._unsettled = not changed and settings != before
-            self._outdated |= self._unsettled
-            self._hooked = self._watched.hooked(self.gradients)
-            if self._outdated and not (self._hooked or self._unsettled):  # recording calls hooks
-                self._record(tensors)
-                self._outdated = False
-        shapes = [x.shape[1:] for x in tensors]
-        if (
-            self._hooked
-            or self._unsettled
-            or self.program is None
-            or shapes != self._shapes
-            or len({len(x) for x in tensors}) > 1
-        ):
+            self._follow(tensors)
+        if self._left_to_torch or self.program is None:
+            return None
+        if [x.shape[1:] for x in tensors] != self._shapes or len({len(x) for x in tensors}) > 1:
             return None  # the program's loop checks no bounds: torch says what does not fit
         program = self._wanted(self.program)
         if self._read is not program:
             program.refresh()
         self._read = program
         return program
+
+    def _follow(self, tensors: tuple[Tensor, ...]) -> None:
+        """Records what has changed since the last call, unless it is left to torch this time."""
+        changed = self._watched.changed()
+        settings, before = self._watched.settings(), self._settings
+        # What changes with every call would be recorded every time: torch does it until it stays.
+        unsettled = not changed and settings != before
+        self._settings = settings
+        self._outdated |= changed or unsettled
+        self._left_to_torch = unsettled or self._watched.hooked(self.gradients)
+        if self._outdated and not self._left_to_torch:  # recording would call hooks
+            self._record(tensors)
+            self._outdated = False
 
     def _wanted(self, program: Program) -> Program:
         """The program with the products that autocast asks for."""

@@ -76,10 +76,11 @@ class FollowedLoss:
             weight (Tensor): ``[..., 1]``.
         """
         tensors = [x.detach().reshape(-1, x.shape[-1]) for x in (rows, known, weight)]
-        if len(tensors[0]) < _FEWEST or not torch.is_grad_enabled() or not self._trained():
+        trained = torch.is_grad_enabled() and all(p.requires_grad for p in self.module.parameters())
+        if not trained or len(tensors[0]) < _FEWEST or self._is_large():
             return None
         program = self._followed(*tensors)
-        if program is None or self._followed.program.network.weights.size > _MOST:
+        if program is None or self._is_large():
             return None
         found, gradients = program.add_up(*tensors)
         loss = (found[:, :1] * tensors[2]).mean()
@@ -87,8 +88,9 @@ class FollowedLoss:
         loss = _Minimised.apply(loss, gradients, *self.module.parameters())
         return loss, found[:, 1:].view(*rows.shape[:-1], -1)
 
-    def _trained(self) -> bool:
-        return all(p.requires_grad for p in self.module.parameters())
+    def _is_large(self) -> bool:
+        program = self._followed.program
+        return program is not None and program.network.weights.size > _MOST
 
     def _derivative(
         self, index: Tensor, _: Tensor, *tensors: Tensor

@@ -115,32 +115,37 @@ class Program:
 
         The following latents are written to the rows ``place ...`` of ``latents``.
         """
-        out = np.empty((len(index), self.width), np.float32)
-        rows, arrays = (index.numpy(), action.numpy()), tuple(x.numpy() for x in latents)
-
-        def evaluate(begin: int, end: int) -> None:
-            share, found = (x[begin:end] for x in rows), out[begin:end]
-            instructions.run(self.network.copy(), *share, arrays, place + begin, found)
-
-        in_threads(evaluate, len(index), _SHARE)
-        return torch.from_numpy(out)
+        arrays = tuple(x.numpy() for x in latents)
+        return self._run(index.numpy(), action.numpy(), arrays, place)[0]
 
     def add_up(self, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What a function of latents returns for all of their rows ``[R, S]``, and its sums over these."""
-        arrays = [x.detach().contiguous().numpy() for x in tensors]
+        arrays = tuple(x.detach().contiguous().numpy() for x in tensors)
         index = np.arange(len(arrays[0]))
+        out, sums = self._run(index, index, arrays, 0)
+        return out, self._conclude(sums)
+
+    def _run(
+        self, index: np.ndarray, action: np.ndarray, arrays: tuple, place: int
+    ) -> tuple[Tensor, list[np.ndarray]]:
+        """Results ``[R, C]``, and the sums of each thread."""
         out = np.empty((len(index), self.width), np.float32)
 
         def evaluate(begin: int, end: int) -> np.ndarray:
-            network, share = self.network.copy(), index[begin:end]
-            instructions.run(network, share, share, tuple(arrays), 0, out[begin:end])
+            network, found = self.network.copy(), out[begin:end]
+            rows = index[begin:end], action[begin:end]
+            instructions.run(network, *rows, arrays, place + begin, found)
             return network.sums
 
-        parts = in_threads(evaluate, len(index), _SHARE)
-        return torch.from_numpy(out), self._conclude(sum(parts[1:], parts[0]))
+        sums = in_threads(evaluate, len(index), _SHARE)
+        return torch.from_numpy(out), sums
 
-    def _conclude(self, sums: np.ndarray) -> list[Tensor]:
-        """What the function made of its sums; the tensors of the recording take their values."""
+    def _conclude(self, parts: list[np.ndarray]) -> list[Tensor]:
+        """What the function made of its sums, from those of each thread.
+
+        The tensors of the recording take their values.
+        """
+        sums = sum(parts[1:], parts[0])
         with self._concluding, torch.no_grad(), torch.autocast("cpu", enabled=False):
             for value, first in self._sums:
                 rows, width = value.shape
@@ -182,7 +187,7 @@ class Program:
             return network.sums
 
         sums = in_threads(follow, rows, share)
-        return torch.from_numpy(out), self._conclude(sum(sums[1:], sums[0]))
+        return torch.from_numpy(out), self._conclude(sums)
 
 
 def _parts(found: Tensor | tuple[Tensor, list[Tensor]]) -> tuple[Tensor, list[Tensor]]:

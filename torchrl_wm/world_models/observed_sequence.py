@@ -20,9 +20,8 @@ class ObservedSequence:
     """The steps of filtering a sequence as programs: one predicts them, one their derivative.
 
     A step with the few rows of a batch takes torch many times as long as its arithmetic. A
-    :class:`~torchrl_wm.programs.Program` follows the sequence; what it finds is the input of all
-    steps, which torch then does at once, for the gradients of the parameters. What a step owes to the next
-    one, a second program adds on the way back: it was recorded from a step and its backward pass.
+    :class:`~torchrl_wm.programs.program.Program` follows the sequence. A second one, recorded from a step
+    and its backward pass, follows it back, and adds up the gradients of the parameters meanwhile.
 
     Args:
         model (RSSM): the model whose ``_observe_step`` is followed.
@@ -103,12 +102,17 @@ class ObservedSequence:
     def _step(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
         """Features and inputs to raw parameters; writes the next features."""
         features, fresh, steps = (x.index_select(0, index) for x in tensors[:3])
-        following, raw = self._observe(features, fresh, steps)
+        following, raw = self._observe(features, fresh, *steps.split(self._sizes, -1))
         tensors[3].copy_(following)
         return raw
 
-    def _derivative(self, index: Tensor, _: Tensor, *tensors: Tensor) -> Tensor:
-        """Gradients that are carried back, wanted ones, and what a step read; writes what is carried on."""
+    def _derivative(
+        self, index: Tensor, _: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Carried and wanted gradients, and what a step read, to the gradients of inputs and parameters.
+
+        Writes what is carried on.
+        """
         carried, wanted, around = (x.index_select(0, index) for x in tensors[:3])
         size = carried.shape[1]
         features, fresh, steps = around.split([size, 1, around.shape[1] - size - 1], -1)
@@ -116,7 +120,7 @@ class ObservedSequence:
             features = features.detach().requires_grad_()
             *inputs, noise = steps.split(self._sizes, -1)
             inputs = [x.detach().requires_grad_() for x in inputs]
-            found = self._observe_inputs(features, fresh, *inputs, noise)
+            found = self._observe(features, fresh, *inputs, noise)
             gradients = carried + wanted[:, :size], wanted[:, size:]
             wanted = [features, *inputs, *self._trained]
             carried, *found = torch.autograd.grad(found, wanted, gradients, allow_unused=True)
@@ -125,12 +129,8 @@ class ObservedSequence:
         self._used = [i for i, total in enumerate(sums) if total is not None]
         return torch.cat(inputs, -1), [sums[i] for i in self._used]
 
-    def _observe(self, features: Tensor, fresh: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        return self._observe_inputs(features, fresh, *steps.split(self._sizes, -1))
-
-    def _observe_inputs(self, features: Tensor, fresh: Tensor, *inputs) -> tuple[Tensor, Tensor]:
-        model = self.model  # not what it compiled of the method
-        return type(model)._observe_rows(model, features, fresh > 0.5, *inputs)
+    def _observe(self, features: Tensor, fresh: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model._observe_rows(features, fresh > 0.5, *inputs)
 
 
 class _Found(NamedTuple):
