@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torchrl_wm.programs.draws import unit_normal
+
 
 def coloured_noise(
     shape: Sequence[int],
@@ -43,7 +45,7 @@ def coloured_noise(
     if exponent < 0:
         raise ValueError(f"The exponent of coloured noise must not be negative; got {exponent}.")
     steps = shape[-1]
-    white = torch.randn(*shape, device=device, generator=generator)
+    white = unit_normal(shape, device=device, generator=generator)
     if not exponent or steps < 2 or not white.numel():
         return white
     # White noise has independent Fourier coefficients; scaling them gives the spectrum. The scales

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from torchrl_wm.functional.one_hot import one_hot_of_largest
 from torchrl_wm.modules.distributions import Prediction
+from torchrl_wm.programs.draws import unit_exponential, unit_normal
 
 
 class OneHotCategorical(Prediction):
@@ -66,8 +67,8 @@ class OneHotCategorical(Prediction):
     def noise(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
         """Gumbel noise for :meth:`rsample`."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        exponential = self.log_probs.new_empty(shape).exponential_(generator=generator)
-        return exponential.log_().neg_()
+        like = {"dtype": self.log_probs.dtype, "device": self.log_probs.device}
+        return unit_exponential(shape, generator=generator, **like).log_().neg_()
 
     def rsample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
         """A one-hot sample ``[..., n]`` whose gradient is that of the probabilities."""
@@ -120,7 +121,8 @@ class DiagonalNormal(Prediction):
     def noise(self, sample_shape=(), *, generator: torch.Generator | None = None) -> Tensor:
         """Unit normal noise for :meth:`rsample`."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        return self.loc.new_empty(shape).normal_(generator=generator)
+        like = {"dtype": self.loc.dtype, "device": self.loc.device}
+        return unit_normal(shape, generator=generator, **like)
 
     def rsample(self, sample_shape=(), *, noise: Tensor | None = None) -> Tensor:
         """A reparametrised sample ``[..., A]``."""

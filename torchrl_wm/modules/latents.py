@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from torchrl_wm.functional.divergences import categorical_kl, gaussian_kl
 from torchrl_wm.functional.one_hot import one_hot_of_largest
+from torchrl_wm.programs.draws import unit_exponential, unit_normal
 from torchrl_wm.ranges import SHARE
 
 Statistics = tuple[Tensor, ...]
@@ -67,7 +68,7 @@ class GaussianLatent(nn.Module):
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
         """Unit normal noise ``[*shape, S]``."""
-        return torch.randn(*shape, self.noise_size, device=device, generator=generator)
+        return unit_normal((*shape, self.noise_size), device=device, generator=generator)
 
     def rsample(self, statistics: Statistics, noise: Tensor) -> Tensor:
         """A reparametrised sample ``[..., S]``."""
@@ -119,9 +120,8 @@ class CategoricalLatent(nn.Module):
 
     def noise(self, shape, *, device=None, generator: torch.Generator | None = None) -> Tensor:
         """Reciprocals of Exponential(1) draws, ``[*shape, S K]``."""
-        # From uniform draws: four times as fast on a CPU as torch's exponential ones.
-        uniform = torch.rand(*shape, self.noise_size, device=device, generator=generator)
-        return uniform.log_().neg_().reciprocal_()
+        size = (*shape, self.noise_size)
+        return unit_exponential(size, device=device, generator=generator).reciprocal_()
 
     def probs(self, statistics: Statistics) -> Tensor:
         """Probabilities ``[..., S, K]`` after mixing in the uniform distribution."""

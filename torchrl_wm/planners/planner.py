@@ -18,6 +18,7 @@ from torchrl_wm import keys
 from torchrl_wm.planners.action_space import ActionSpace
 from torchrl_wm.planners.evaluating import evaluating
 from torchrl_wm.planners.simulators import make_simulator
+from torchrl_wm.programs.draws import unit_normal
 from torchrl_wm.ranges import COUNT
 from torchrl_wm.world_models import WorldModel
 
@@ -270,7 +271,7 @@ class Planner(TensorDictModuleBase):
     def _noise(self, shape: tuple[int, int]) -> Tensor:
         """Unit normal noise ``[*shape, H, A]``."""
         size = (*shape, self.planning_horizon, self.space.size)
-        return torch.randn(size, device=self.space.middle.device, generator=self.generator)
+        return unit_normal(size, device=self.space.middle.device, generator=self.generator)
 
     def _kept(self, iteration: int, mean: Tensor, elites: Tensor | None) -> list[Tensor]:
         """Candidates ``[n, *, H, A]`` that are reused from the iteration or step before."""

@@ -29,7 +29,7 @@ reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
 faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
 # Fused multiply-add: for models, which match torch only to a tolerance.
 faithful_inlined = numba.njit(fastmath={"nsz", "contract"}, forceinline=True, **_OPTIONS)
-_fused = numba.njit(fastmath={*_NUMBERS, "contract"}, forceinline=True, **_OPTIONS)
+fused = numba.njit(fastmath={*_NUMBERS, "contract"}, forceinline=True, **_OPTIONS)
 faithful_sums = numba.njit(fastmath={"nsz", "reassoc"}, **_OPTIONS)
 
 
@@ -88,7 +88,7 @@ def _polynomial(r):
     return series * r * r + r + ONE
 
 
-polynomial, fused_polynomial = inlined(_polynomial), _fused(_polynomial)
+polynomial, fused_polynomial = inlined(_polynomial), fused(_polynomial)
 
 
 def _exp(x):
@@ -109,7 +109,7 @@ def _exp(x):
 exp = inlined(_exp)
 
 
-@_fused
+@fused
 def fused_exp(x):
     """The same in fewer operations, which round differently: for models."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from torchrl_wm.programs import bfloat16
+from torchrl_wm.programs.interception import is_intercepted
 from torchrl_wm.programs.program import Program, recorded_program
 from torchrl_wm.programs.watched import Watched
 
@@ -53,7 +52,7 @@ class FollowedProgram:
             self._read = None
         if any(not x.is_cpu or x.dtype != torch.float32 or not x.numel() for x in tensors):
             return None
-        if _is_intercepted():
+        if is_intercepted():
             return None
         if not unchanged:
             self._follow(tensors)
@@ -110,11 +109,3 @@ class FollowedProgram:
 
     def __getstate__(self) -> dict:
         return vars(FollowedProgram(self.function, *self.modules, gradients=self.gradients))
-
-
-def _is_intercepted() -> bool:
-    """Whether something else is to see the operations: a transformation, a counter, what keeps values."""
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    kept = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-    counted = _get_current_dispatch_mode() is not None
-    return transformed or kept or counted or forward_ad._current_level >= 0

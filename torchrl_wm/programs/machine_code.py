@@ -20,6 +20,7 @@ SOURCES = (
     "programs/arithmetic",
     "programs/bfloat16",
     "programs/columns",
+    "programs/draws",
     "programs/exponential",
     "programs/instructions",
     "programs/products",
