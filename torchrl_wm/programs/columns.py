@@ -1,4 +1,4 @@
-"""The columns that an instruction names, as arrays for compiled loops.
+"""The columns that an instruction names, and the numbers at an address, as arrays for compiled loops.
 
 Slicing would check bounds, which takes longer than adding some numbers.
 """
@@ -27,6 +27,21 @@ def columns(context, scratch, row, first, width):
         return found._getvalue()
 
     return view(scratch, *[types.intp] * 3), generate
+
+
+@intrinsic
+def numbers_at(context, address, count):
+    """So many numbers at an address."""
+    view = types.Array(types.float32, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        address, count = arguments
+        found = context.make_array(view)(context, builder)
+        data = builder.inttoptr(address, found.data.type)
+        populate_array(found, data, (count,), (count.type(4),), 4, meminfo=None)
+        return found._getvalue()
+
+    return view(types.intp, types.intp), generate
 
 
 @views

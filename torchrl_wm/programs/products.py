@@ -9,6 +9,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from torchrl_wm.programs.arithmetic import MINUS_INFINITY, ZERO, compiled, faithful
+from torchrl_wm.programs.columns import numbers_at
 
 TILE_ROWS, LANES, PANEL = 4, 8, 16
 """Columns of a weight that lie together; the width of a product's output is a multiple of it."""
@@ -178,29 +179,30 @@ def add_outer(instruction, scratch, rows, sums):
 
 
 @compiled
-def unpack(layout, flat, weights, scratch):
-    """Copies parameters, which are consecutive in ``flat``, to where the instructions read them.
+def unpack(layout, addresses, weights, scratch):
+    """Copies parameters to where the instructions read them.
 
-    ``layout [n, 5]`` holds for each the kind, its first number, where it goes, and its shape.
+    ``layout [n, 4]`` holds for each the kind, where it goes, and its shape.
     """
     for i in range(layout.shape[0]):
-        kind, first, target, rows, columns = layout[i]
+        kind, target, rows, columns = layout[i]
+        source = numbers_at(addresses[i], rows * columns)
         if kind == MATRIX:  # [rows, columns] is transposed into panels
             for begin in range(0, rows, PANEL):
                 lanes = min(rows - begin, PANEL)
-                source, place = first + begin * columns, target + begin * (columns + 1)
+                first, place = begin * columns, target + begin * (columns + 1)
                 for column in range(columns):
                     out = weights[place + column * PANEL : place + column * PANEL + lanes]
                     for lane in range(lanes):
-                        out[lane] = flat[source + lane * columns + column]
+                        out[lane] = source[first + lane * columns + column]
         elif kind == BIAS:  # [rows] follows the panels of a matrix with so many columns
             for row in range(rows):
                 place = target + (row // PANEL + 1) * PANEL * (columns + 1) - PANEL + row % PANEL
-                weights[place] = flat[first + row]
+                weights[place] = source[row]
         elif kind == TABLE:
             for j in range(rows * columns):
-                weights[target + j] = flat[first + j]
+                weights[target + j] = source[j]
         else:
             for row in range(scratch.shape[0]):
                 for j in range(columns):
-                    scratch[row, target + j] = flat[first + j]
+                    scratch[row, target + j] = source[j]

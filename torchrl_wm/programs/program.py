@@ -64,11 +64,11 @@ class Program:
         self.width, self.parameters = found.width, recorder.parameters
         self.derived = recorder.derived
         code, first = simplify(recorder.code, *found)
-        self.layout = np.array(recorder.layout, np.int64).reshape(-1, 5)
+        self.layout = np.array(recorder.layout, np.int64).reshape(-1, 4)
         constant = self.layout[:, 0] == products.CONSTANT
-        constants = self.layout[constant, 2].tolist()
+        constants = self.layout[constant, 1].tolist()
         arranged = Arrangement(code, recorder.width, recorder.starts, constants, first)
-        self.layout[constant, 2] = [arranged.place(column) for column in constants]
+        self.layout[constant, 1] = [arranged.place(column) for column in constants]
         # Instructions read whole panels. With an odd number of these in a row, those of one value in many
         # rows do not compete for the same lines of the cache.
         room = arranged.width + PANEL + (PANEL if arranged.width // PANEL % 2 else 0)
@@ -84,14 +84,15 @@ class Program:
 
     def refresh(self) -> None:
         """Reads the parameters again: they may have been trained since."""
-        if self.parameters:
+        if self.derived:
             with torch.no_grad(), torch.autocast("cpu", enabled=False):
                 for value, function, arguments, options in self.derived:
                     value.copy_(function(*arguments, **options))
-                flat = torch.cat([value.reshape(-1) for value in self.parameters])
-            weights = self.network.weights
-            products.unpack(self.layout, flat.numpy(), weights, self.network.scratch)
-            pack(self.packing, weights.view(np.uint32))
+        sources = [x if x.is_contiguous() else x.contiguous() for x in self.parameters]
+        addresses = np.array([x.data_ptr() for x in sources], np.int64)
+        weights = self.network.weights
+        products.unpack(self.layout, addresses, weights, self.network.scratch)
+        pack(self.packing, weights.view(np.uint32))
 
     def rounded(self) -> Program:
         """The same with products of numbers rounded to bfloat16.

@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):
         self.same: set[int] = set()  # parameters and constants, which do not differ from row to row
         # Values [blocks, R, n], whose columns are those of [R, blocks, n].
         self.turned: set[int] = set()
-        self.width = self.memory = self.numbers = self.total = 0
+        self.width = self.memory = self.total = 0
         self._known: dict[int, Columns] = {}
         self._in_memory: dict[tuple, Tensor] = {}
         self._kept: list[Tensor] = []  # kept alive, so that no two have the same id
@@ -150,7 +150,7 @@ class Recorder(TorchDispatchMode):
     def changed(self, value: Tensor) -> Columns:
         """Where a value lies that an operation changes in place."""
         found = self.known(value)
-        for kind, _, first, _, width in self.layout:
+        for kind, first, _, width in self.layout:
             if kind == products.CONSTANT and first <= found.first < first + width:
                 raise Untranslatable("a constant that is changed in place")  # all rows share it
         return found
@@ -188,10 +188,8 @@ class Recorder(TorchDispatchMode):
         """A parameter is read at every refresh."""
         if value.dtype != torch.float32:
             raise Untranslatable(f"a parameter of type {value.dtype}")
-        self.layout.append((kind, self.numbers, target, rows, columns))
-        value = value.detach()
-        self.parameters.append(value.view(-1) if value.is_contiguous() else value)
-        self.numbers += rows * columns if kind != products.BIAS else rows
+        self.layout.append((kind, target, rows, columns))
+        self.parameters.append(value.detach())
 
     def reserve(self, count: int) -> int:
         """Reserves memory besides the rows."""
