@@ -40,6 +40,7 @@ from torchrl_wm.programs.exponential import exp
 from torchrl_wm.world_models import make_muzero, make_rssm
 
 executors = pytest.mark.parametrize("executor", list(EXECUTORS))
+rules = pytest.mark.parametrize("rule", [MuZeroRule(dirichlet_fraction=0.0), GumbelRule()])
 OBSERVATION = Composite(observation=Unbounded(4))
 
 
@@ -284,7 +285,7 @@ def small(**broken):
 
 
 @executors
-@pytest.mark.parametrize("rule", [MuZeroRule(dirichlet_fraction=0.0), GumbelRule()])
+@rules
 @pytest.mark.parametrize("entry", ["value", "reward", "prior_logits", "discount"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_named_with_their_node(executor, rule, entry, bad):
@@ -597,7 +598,7 @@ def test_an_environment_with_a_batch_size_is_not_searched():
         EnvModel(LearnedEnv(model, batch_size=[5]), judge())
 
 
-@pytest.mark.parametrize("rule", [MuZeroRule(dirichlet_fraction=0.0), GumbelRule()])
+@rules
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_reference_keeps_the_statistics_of_half_precision_in_single(rule, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -636,3 +637,55 @@ def test_a_first_search_under_autocast_does_not_stay_slow():
         policy(td.clone())
     policy(td.clone())
     assert policy.evaluator.program is not None
+
+
+def program_policy(rows: int, **options):
+    """A search whose model is a program, and that many states to search from."""
+    torch.manual_seed(0)
+    model = make_muzero(OBSERVATION, Composite(action=OneHot(3)), hidden_size=16, units=8)
+    policy = SearchPolicy(model, num_simulations=8, **options)
+    return policy, model.initial([rows]).apply(torch.rand_like)
+
+
+@rules
+@pytest.mark.parametrize("options", [{}, {"trace": False}, {"executor": "reference"}])
+def test_bad_roots_are_named_wherever_they_are(rule, options):
+    """In several blocks and threads, by whatever plants them."""
+    options, executor = dict(options), options.get("executor", "numba")
+    options.pop("executor", None)
+    policy, td = program_policy(70, **options)
+    root = policy.dynamics.root(td)
+
+    def searched(root: Root):
+        return search(policy.evaluator, root, rule, num_simulations=3, executor=executor)
+
+    for entry, row, number in (("value", 66, torch.nan), ("logits", 40, torch.inf)):
+        bad = getattr(root, entry).clone()
+        bad[row] = number
+        with pytest.raises(FloatingPointError, match=rf"node 0, of rows \[{row}\]"):
+            searched(root._replace(**{entry: bad}))
+    logits = root.logits.clone()
+    logits[[5, 69]] = -torch.inf
+    with pytest.raises(ValueError, match=r"No action is allowed in the rows \[5, 69\]"):
+        searched(root._replace(logits=logits))
+    logits[[5, 69], 1] = 0.0
+    assert (searched(root._replace(logits=logits))["node_visits"][:, 0] == 4).all()
+    assert (policy.evaluator.program is not None) == (not options)
+
+
+@rules
+def test_memory_that_is_used_again_holds_nothing_of_the_search_before(rule):
+    policy, td = program_policy(40, rule=rule, greedy=True)
+    with torch.inference_mode():
+        first = policy.trees(td)
+    kept, memory = first.clone(), policy.evaluator._spare.buffers[0].data_ptr()
+    for rows in (td[:7], td.flip(0), torch.cat([td, td])):  # fewer, as many, and more than fit
+        fresh = program_policy(40, rule=rule, greedy=True)[0].trees(rows)
+        assert (policy.trees(rows) == fresh).all()
+        assert (policy.evaluator._spare.buffers[0].data_ptr() == memory) == (len(rows) <= 40)
+    assert (first == kept).all()
+    assert copy.deepcopy(policy).evaluator._spare is None
+    search(
+        policy.evaluator, policy.dynamics.root(td), rule, num_simulations=8, executor="reference"
+    )
+    assert (policy.trees(td) == kept).all()

@@ -122,17 +122,24 @@ def fused_exp(x):
     return fused_polynomial(r) * power
 
 
+@reordered
+def total_of(scores):
+    """Their sum in double precision."""
+    total = 0.0
+    for a in range(scores.shape[0]):
+        total += np.float64(scores[a])
+    return total
+
+
 @inlined
 def softmax(scores):
     """Replaces logits by their probabilities, exactly 0 for a logit of minus infinity."""
-    highest, total = LOWEST_LOGIT, 0.0
+    highest = LOWEST_LOGIT
     for a in range(scores.shape[0]):
         highest = maximum(highest, scores[a])
     for a in range(scores.shape[0]):
         weight = exp(scores[a] - highest)
         scores[a] = weight if scores[a] > MINUS_INFINITY else ZERO
-    for a in range(scores.shape[0]):
-        total += np.float64(scores[a])
-    normaliser = max(np.float32(total), TINY)
+    normaliser = max(np.float32(total_of(scores)), TINY)
     for a in range(scores.shape[0]):
         scores[a] = scores[a] / normaliser

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
@@ -149,14 +150,31 @@ class LatentStore:
     Args:
         first (tuple of Tensor): latents ``[B, ...]`` of the roots.
         capacity (int): number of states that fit, the roots included.
+        spare (LatentStore, optional): one that is over, whose memory is used again where it fits. Fresh
+            memory takes the system longer than a small model takes to fill it.
     """
 
-    def __init__(self, first: Latents, capacity: int):
-        self.buffers = tuple(x.new_empty(capacity, *x.shape[1:]) for x in first)
-        self.device = first[0].device
-        self.used = 0
+    def __init__(self, first: Latents, capacity: int, spare: LatentStore | None = None):
+        self.capacity, self.device, self.used = capacity, first[0].device, 0
+        if spare is not None and spare.fits(first, capacity):
+            self.buffers, self._results = spare.buffers, spare._results
+        else:
+            with torch.inference_mode(False):  # later searches may be outside
+                self.buffers = tuple(x.new_empty(capacity, *x.shape[1:]) for x in first)
+            self._results = np.empty((0, 0), np.float32)
         for place, value in zip(self.reserve(len(first[0])), first, strict=True):
             place.copy_(value)
+
+    def fits(self, first: Latents, capacity: int) -> bool:
+        """Whether such latents could be stored here."""
+        kinds = ([(x.shape[1:], x.dtype, x.device) for x in xs] for xs in (first, self.buffers))
+        return len(self.buffers[0]) >= capacity and next(kinds) == next(kinds)
+
+    def results(self, columns: int) -> np.ndarray:
+        """Memory for as many numbers of every state."""
+        if len(self._results) < self.capacity or self._results.shape[1] != columns:
+            self._results = np.empty((self.capacity, columns), np.float32)
+        return self._results
 
     def reserve(self, rows: int) -> Latents:
         """The places of the next rows ``[R, ...]``."""
@@ -184,6 +202,7 @@ class NodeEvaluator(nn.Module):
         self._recorded: dict[str, Callable | None] = {}
         self._current: Callable[..., Tensor] | None = None
         self._watched = Watched(dynamics)
+        self._spare: LatentStore | None = None
         self._num_actions, self._discount = dynamics.num_actions, dynamics.discount
 
     @property
@@ -198,7 +217,8 @@ class NodeEvaluator(nn.Module):
 
     def begin(self, first: Latents, capacity: int) -> LatentStore:
         """The memory of a search from roots with latents ``[B, ...]``; reads the parameters."""
-        store, rows = LatentStore(first, capacity), len(first[0])
+        spare, self._spare = self._spare, None  # another thread may search at the same time
+        store, rows = LatentStore(first, capacity, spare), len(first[0])
         self._current = None
         if self._watched.changed():
             self._recorded.clear()
@@ -210,6 +230,11 @@ class NodeEvaluator(nn.Module):
             else:
                 self._current = self._recording("trace", store, rows)
         return store
+
+    def end(self, store: LatentStore) -> None:
+        """Keeps the memory of a search that is over for the next one, if the model is a small one."""
+        if self.program is not None:
+            self._spare = store
 
     def __call__(self, store: LatentStore, index: Tensor, action: Tensor) -> PackedStep:
         """Evaluates action ``[R]`` at the stored states ``index [R]``; appends the new latents."""
@@ -264,4 +289,4 @@ class NodeEvaluator(nn.Module):
         return traced(self.forward, inputs, of_more_rows, type(self.dynamics).__name__)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_recorded": {}, "_current": None}
+        return {**self.__dict__, "_recorded": {}, "_current": None, "_spare": None}

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
+from torchrl_wm.planners.tree_search.evaluation import (
+    LatentStore,
+    NodeEvaluator,
+    PackedStep,
+    no_action_allowed,
+)
 
 SHARE = 16
 """Roots that are worth a thread of their own, where the model is a program."""
@@ -51,6 +57,19 @@ class Executor:
     def update(self, evaluation: PackedStep) -> None:
         """Adds the evaluated leaves to the trees."""
         raise NotImplementedError
+
+
+def check_roots(value: Tensor, logits: Tensor) -> None:
+    """Raises an error that names the rows of roots ``[B]`` and ``[B, A]`` which cannot be searched."""
+    largest = logits.amax(-1)
+    closed = largest == -torch.inf
+    if closed.any():
+        raise no_action_allowed(closed)
+    rows = (~(value.isfinite() & largest.isfinite())).nonzero().flatten().tolist()
+    if rows:
+        raise FloatingPointError(
+            f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."
+        )
 
 
 def not_finite(

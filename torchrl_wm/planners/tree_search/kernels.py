@@ -38,7 +38,7 @@ from torchrl_wm.programs.instructions import BLOCK, run
 LOWEST_SCORE = np.float32(-1e9)
 NOT_FINITE, MINUS_INFINITY_BITS = np.int32(0x7F800000), np.float32(-np.inf).view(np.int32)
 
-NOTHING = -1
+NOTHING, FAR = -1, np.int32(2**30)
 PARENT, ACTION, VISITS, KIND = range(4)
 NODE_VALUE, RAW_VALUE, REWARD, DISCOUNT = range(4)
 CHILD, EDGE_VISITS = range(2)
@@ -76,13 +76,21 @@ class Progress(NamedTuple):
         return cls(np.zeros(rows, np.int64), np.full(rows, NOTHING), slots, parents, edges, states)
 
 
-def tree_with_roots(
-    value: Tensor, logits: Tensor, num_simulations: int
-) -> tuple[TensorDict, TreeArrays]:
-    """A tree on the CPU, in single precision, with its roots set, and its memory."""
-    value = value.detach().to("cpu", torch.float32)
-    logits = logits.to("cpu", torch.float32, copy=True)
-    rows, num_actions = logits.shape
+class Roots(NamedTuple):
+    """Values ``[B]`` and logits ``[B, A]`` of roots."""
+
+    values: np.ndarray
+    logits: np.ndarray
+
+    @classmethod
+    def of(cls, value: Tensor, logits: Tensor) -> Roots:
+        """On the CPU, in single precision."""
+        both = (x.detach().to("cpu", torch.float32).contiguous().numpy() for x in (value, logits))
+        return cls(*both)
+
+
+def new_tree(rows: int, num_simulations: int, num_actions: int) -> tuple[TensorDict, TreeArrays]:
+    """A tree on the CPU, in single precision, that is not planted yet, and its memory."""
     shape = rows, num_simulations + 1
     arrays = TreeArrays(
         np.empty((*shape, 4), np.int32),
@@ -91,7 +99,6 @@ def tree_with_roots(
         np.empty((*shape, 3, num_actions), np.float32),
         np.empty((2, rows), np.float32),
     )
-    plant(arrays, value.contiguous().numpy(), logits.contiguous().numpy())
     return tree_of(*map(torch.from_numpy, arrays)), arrays
 
 
@@ -107,14 +114,35 @@ def evaluation_array(evaluation: PackedStep) -> np.ndarray:
 
 
 @inlined
+def is_finite(number):
+    """By its bits: the compiler assumes that there is no NaN."""
+    return np.float32(number).view(np.int32) & NOT_FINITE != NOT_FINITE
+
+
+@inlined
+def is_closed(logit):
+    """Whether it is minus infinity."""
+    return np.float32(logit).view(np.int32) == MINUS_INFINITY_BITS
+
+
+@inlined
 def is_sound(found, row):
     """Whether ``reward, value, logits, ...`` are finite; all but the first two may be minus infinity."""
     sound = True
     for a in range(found.shape[1]):
-        bits = np.float32(found[row, a]).view(np.int32)  # the compiler assumes that there is no NaN
-        finite = bits & NOT_FINITE != NOT_FINITE
-        sound &= finite | ((bits == MINUS_INFINITY_BITS) & (a > 1))
+        sound &= is_finite(found[row, a]) | (is_closed(found[row, a]) & (a > 1))
     return sound
+
+
+@inlined
+def is_sound_root(roots, row):
+    """Whether its numbers are finite, and an action is allowed."""
+    sound, allowed = is_finite(roots.values[row]), False
+    for a in range(roots.logits.shape[1]):
+        logit = roots.logits[row, a]
+        sound &= is_finite(logit) | is_closed(logit)
+        allowed |= not is_closed(logit)
+    return sound & allowed
 
 
 @inlined
@@ -124,9 +152,8 @@ def expand(tree, row, node, parent, action, found, i, constant, scores):
     kind, discount = np.int32(DECISION), np.float32(constant)
     if found.shape[1] > 2 + num_actions:
         discount, kind = found[i, 2 + num_actions], np.int32(found[i, 3 + num_actions])
-    for a in range(num_actions):
-        scores[a] = found[i, 2 + a]
-    set_node(tree, row, node, found[i, 1], kind, scores)
+    logits = found[i, 2 : 2 + num_actions]
+    set_node(tree, row, node, found[i, 1], kind, logits, scores)
     tree.node_numbers[row, node, REWARD] = found[i, 0]
     tree.node_numbers[row, node, DISCOUNT] = discount
     tree.node_links[row, node, PARENT] = parent
@@ -135,28 +162,35 @@ def expand(tree, row, node, parent, action, found, i, constant, scores):
 
 
 @inlined
-def set_node(tree, row, node, value, kind, scores):
-    """Sets a node's own statistics; ``scores`` holds its logits, and is overwritten."""
+def set_node(tree, row, node, value, kind, logits, scores):
+    """Sets a node's own statistics; ``scores`` is scratch."""
     tree.node_numbers[row, node, NODE_VALUE] = value
     tree.node_numbers[row, node, RAW_VALUE] = value
     highest = MINUS_INFINITY
     for a in range(scores.shape[0]):
-        tree.edge_numbers[row, node, LOGIT, a] = scores[a]
-        highest = maximum(highest, scores[a])
+        tree.edge_numbers[row, node, LOGIT, a] = logits[a]
+        scores[a] = logits[a]
+        highest = maximum(highest, logits[a])
     tree.node_links[row, node, KIND] = TERMINAL if highest == MINUS_INFINITY else kind
     softmax(scores)
     for a in range(scores.shape[0]):
+        # The logits are not read from the tree: its memory waits for what was just written.
         prior = maximum(scores[a], TINY)
-        allowed = tree.edge_numbers[row, node, LOGIT, a] > MINUS_INFINITY
-        tree.edge_numbers[row, node, PRIOR, a] = prior if allowed else ZERO
+        tree.edge_numbers[row, node, PRIOR, a] = prior if logits[a] > MINUS_INFINITY else ZERO
 
 
 @compiled
-def plant(tree, values, logits):
-    """Clears the memory and sets the roots; ``logits`` is overwritten."""
-    tree.node_numbers[:], tree.edge_numbers[:] = ZERO, ZERO
-    tree.bounds[LOW], tree.bounds[HIGH] = np.float32(np.inf), MINUS_INFINITY
-    for row in range(values.shape[0]):
+def plant(tree, roots, rows, scores):
+    """Clears the memory of some rows and sets their roots.
+
+    ``rows`` are the first of them and the one after the last. Returns the row of a root that cannot be
+    searched, or -1.
+    """
+    for row in range(rows[0], rows[1]):
+        if not is_sound_root(roots, row):
+            return row
+        tree.node_numbers[row], tree.edge_numbers[row] = ZERO, ZERO
+        tree.bounds[LOW, row], tree.bounds[HIGH, row] = np.float32(np.inf), MINUS_INFINITY
         for node in range(tree.node_links.shape[1]):
             tree.node_links[row, node, PARENT] = NO_CHILD
             tree.node_links[row, node, ACTION] = NO_CHILD
@@ -164,8 +198,9 @@ def plant(tree, values, logits):
             tree.node_links[row, node, KIND] = DECISION
             tree.edge_links[row, node, CHILD] = NO_CHILD
             tree.edge_links[row, node, EDGE_VISITS] = 0
-        set_node(tree, row, 0, values[row], np.int32(DECISION), logits[row])
+        set_node(tree, row, 0, roots.values[row], np.int32(DECISION), roots.logits[row], scores)
         tree.node_links[row, 0, VISITS] = 1
+    return -1
 
 
 @inlined
@@ -201,9 +236,9 @@ def largest(scores):
     highest = MINUS_INFINITY
     for a in range(scores.shape[0]):
         highest = maximum(highest, scores[a])
-    best = 0
-    while scores[best] != highest:
-        best += 1
+    best = np.int32(scores.shape[0] - 1)
+    for a in range(scores.shape[0]):  # no loop that ends at the first: where is hard to foresee
+        best = min(best, np.int32(a) if scores[a] == highest else FAR)
     return best
 
 
@@ -300,17 +335,31 @@ def grow_muzero(
 
 @compiled
 def search_muzero(
-    share, tree, leaves, network, latents, found, constant, bounds, normalization, max_depth, scores
+    share,
+    roots,
+    tree,
+    leaves,
+    network,
+    latents,
+    found,
+    constant,
+    bounds,
+    normalization,
+    max_depth,
+    scores,
 ):
-    """All simulations of a share of the rows, with the model's instructions in between.
+    """Plants a share of the rows; all simulations, with the model's instructions in between.
 
     ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` is scratch. A few rows
     are searched to the end before the next few, so that their trees stay in the cache.
-    Returns the last simulation and the row of a leaf that is not finite, or -1.
+    Returns the last simulation (0: planting) and the row of what is not finite, or -1.
     """
     rows, nodes = leaves.shape[1], tree.node_links.shape[1]
     for begin in range(share[0], share[1], BLOCK):
         end = min(begin + BLOCK, share[1])
+        bad = plant(tree, roots, (begin, end), scores)
+        if bad >= 0:
+            return 0, bad
         out = found[: end - begin]
         for node in range(nodes):
             bad = grow_muzero(
@@ -497,6 +546,7 @@ def ask(tree, row, action, progress, transform, max_depth, requests, used, count
 @compiled
 def search_gumbel(
     share,
+    roots,
     network,
     latents,
     tree,
@@ -511,13 +561,17 @@ def search_gumbel(
     used,
     scratch,
 ):
-    """All rounds of a share of the rows, with the model's instructions in between, a few rows at a time.
+    """Plants a share of the rows; all rounds, with the model's instructions in between, a few rows at a time.
 
     ``share`` are the first row and the one after the last; their states are stored from ``used`` on.
-    Returns where the next would be stored, and which of those evaluated last is not finite, or -1.
+    Returns where the next would be stored (0: planting), and which of those evaluated last, or which
+    root, is not finite, or -1.
     """
     for begin in range(share[0], share[1], BLOCK):
         rows = begin, min(begin + BLOCK, share[1])
+        bad = plant(tree, roots, rows, scratch[0])
+        if bad >= 0:
+            return 0, bad
         count = 1
         while count > 0:
             count = advance(

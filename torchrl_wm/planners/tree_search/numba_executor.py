@@ -7,7 +7,13 @@ import torch
 
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
-from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import (
+    SHARE,
+    Executor,
+    Leaves,
+    check_roots,
+    not_finite,
+)
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
 from torchrl_wm.planners.tree_search.normalization import FixedBounds, ParentAndSiblings, TreeWide
@@ -40,7 +46,8 @@ class StepwiseExecutor(Executor):
         self.capacity = rows * (num_simulations + 1)
         self.simulation, self.num_simulations = 0, num_simulations
         self.max_depth = -1 if max_depth is None else max_depth
-        self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
+        self.roots = kernels.Roots.of(value, logits)
+        self.tree, self.arrays = kernels.new_tree(rows, num_simulations, self.num_actions)
         self.bounds = rule.bounds(num_simulations, torch.float32, "cpu").numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)
@@ -63,6 +70,7 @@ class StepwiseExecutor(Executor):
         def search(begin: int, end: int) -> tuple[int, int]:
             return kernels.search_muzero(
                 (begin, end),
+                self.roots,
                 self.arrays,
                 self.places,
                 program.network.copy(),
@@ -81,6 +89,8 @@ class StepwiseExecutor(Executor):
         if self.simulation == self.num_simulations:
             return None
         if not self.simulation:
+            rows, scores = (0, self.places.shape[1]), self._rule[-1]
+            self._check(kernels.plant(self.arrays, self.roots, rows, scores))
             self._grow(np.empty((0, 0), np.float32), 0.0)
         return self.leaves
 
@@ -91,6 +101,7 @@ class StepwiseExecutor(Executor):
 
     def _check(self, bad: int) -> None:
         if bad >= 0:
+            check_roots(*map(torch.from_numpy, self.roots))
             parent, action = self.places[:2, bad].tolist()
             raise not_finite(bad, self.simulation, parent, action, self.simulation - 1)
 

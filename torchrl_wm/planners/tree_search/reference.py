@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchrl_wm.planners.tree_search.evaluation import PackedStep
-from torchrl_wm.planners.tree_search.executor import Executor, Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import Executor, Leaves, check_roots, not_finite
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.tree import (
     CHANCE,
@@ -23,6 +23,7 @@ class ReferenceExecutor(Executor):
     """One visit of every row at a time; see :class:`~torchrl_wm.planners.tree_search.executor.Executor`."""
 
     def __init__(self, value: Tensor, logits: Tensor, rule, num_simulations, max_depth, noise):
+        check_roots(value, logits)
         # In half precision the mean of many visits would stand still.
         dtype = torch.promote_types(value.dtype, torch.float32)
         value, logits = value.to(dtype), logits.to(dtype)

@@ -14,7 +14,13 @@ import torch
 
 from torchrl_wm.planners.tree_search import kernels
 from torchrl_wm.planners.tree_search.evaluation import LatentStore, NodeEvaluator, PackedStep
-from torchrl_wm.planners.tree_search.executor import SHARE, Executor, Leaves, not_finite
+from torchrl_wm.planners.tree_search.executor import (
+    SHARE,
+    Executor,
+    Leaves,
+    check_roots,
+    not_finite,
+)
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.programs.threads import in_threads
 
@@ -29,10 +35,11 @@ class RoundsExecutor(Executor):
         # tie after rounding, the guesses of a phase can differ from its visits.
         self.evaluations = num_simulations + num_actions
         self.capacity = rows * (1 + self.evaluations)
-        self.tree, self.arrays = kernels.tree_with_roots(value, logits, num_simulations)
+        self.roots, self.planted = kernels.Roots.of(value, logits), False
+        self.tree, self.arrays = kernels.new_tree(rows, num_simulations, num_actions)
         self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
-        allowed = (self.arrays.edge_numbers[:, 0, kernels.PRIOR] > 0).sum(-1)
+        allowed = (self.roots.logits > -np.inf).sum(-1)
         schedules = rule.schedule(num_actions, num_simulations).numpy()
         self.schedule = schedules[np.minimum(allowed, self.most)]
         self.noise = np.zeros((rows, num_actions), np.float32)
@@ -55,7 +62,7 @@ class RoundsExecutor(Executor):
         program = evaluator.program
         if program is None:
             return super().run(evaluator, store)
-        self.ready, self.constant = self._memory(program.width), evaluator.constant
+        self.ready, self.constant = store.results(program.width), evaluator.constant
         latents = tuple(x.numpy() for x in store.buffers)
         rows = len(self.schedule)
 
@@ -64,7 +71,8 @@ class RoundsExecutor(Executor):
             used = rows + begin * self.evaluations
             memory = requests, used, scores
             network = program.network.copy()
-            return kernels.search_gumbel((begin, end), network, latents, *self._arguments, *memory)
+            share, arguments = (begin, end), (network, latents, *self._arguments)
+            return kernels.search_gumbel(share, self.roots, *arguments, *memory)
 
         for used, bad in in_threads(search, rows, SHARE):
             self.used = used
@@ -74,6 +82,9 @@ class RoundsExecutor(Executor):
         """The leaves that the rest of the round of each row needs."""
         arrays, progress, ready, *rule = self._arguments
         rows = 0, len(self.schedule)
+        if not self.planted:
+            self._check(kernels.plant(arrays, self.roots, rows, self.scores[0]))
+            self.planted = True
         memory = self.requests, self.used, self.scores
         self.asked = kernels.advance(arrays, progress, ready, rows, *rule, *memory)
         if not self.asked:
@@ -84,7 +95,7 @@ class RoundsExecutor(Executor):
         """Keeps the evaluations until the rule needs them."""
         found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
         if not self.ready.size:
-            self.ready = self._memory(found.shape[1])
+            self.ready = np.empty((self.capacity, found.shape[1]), np.float32)
         self.ready[self.used : self.used + self.asked] = found
         self._check(kernels.first_unsound(found))
         self.used += self.asked
@@ -93,9 +104,6 @@ class RoundsExecutor(Executor):
         """Requests of so many rows, states and actions, and the scores of two nodes."""
         requests = np.empty((2, rows * self.most), np.int64)
         return tuple(requests), tuple(np.empty((2, self.noise.shape[1]), np.float32))
-
-    def _memory(self, columns: int) -> np.ndarray:
-        return np.empty((self.capacity, columns), np.float32)
 
     @property
     def _arguments(self) -> tuple:
@@ -112,6 +120,7 @@ class RoundsExecutor(Executor):
 
     def _check(self, bad: int) -> None:
         if bad >= 0:
+            check_roots(*map(torch.from_numpy, self.roots))
             row, action = np.argwhere(self.progress.slots == self.used + bad)[0]
             parent, edge = self.progress.parents[row, action], self.progress.edges[row, action]
             simulation = int(self.progress.simulations[row])

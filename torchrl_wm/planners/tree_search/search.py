@@ -9,12 +9,7 @@ from tensordict import TensorDict
 from tensordict.utils import unravel_key
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import (
-    Dynamics,
-    NodeEvaluator,
-    Root,
-    no_action_allowed,
-)
+from torchrl_wm.planners.tree_search.evaluation import Dynamics, NodeEvaluator, Root
 from torchrl_wm.planners.tree_search.executor import Executor
 from torchrl_wm.planners.tree_search.gumbel_rule import GumbelRule
 from torchrl_wm.planners.tree_search.muzero_rule import MuZeroRule
@@ -92,7 +87,6 @@ def search(
         dynamics if isinstance(dynamics, NodeEvaluator) else NodeEvaluator(dynamics, trace=False)
     )
     logits = rule.root_logits(root.logits, noise)
-    _check_root(root.value, logits)
     # Inference tensors do not track views; leaving inference mode would turn gradients on.
     with torch.inference_mode(False), torch.no_grad():
         work = EXECUTORS[executor](root.value, logits, rule, num_simulations, max_depth, noise)
@@ -104,18 +98,5 @@ def search(
         for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):
             kept = buffer[work.states.to(buffer.device)]
             work.tree.set(unravel_key(("latents", name)), kept.to(work.tree.device))
+    evaluator.end(store)
     return work.tree
-
-
-def _check_root(value: Tensor, logits: Tensor) -> None:
-    """Raises an error that names the rows of roots which cannot be searched."""
-    largest = logits.amax(-1)
-    if (value + largest).isfinite().all():
-        return
-    closed = largest == -torch.inf
-    if closed.any():
-        raise no_action_allowed(closed)
-    rows = (~(value.isfinite() & largest.isfinite())).nonzero().flatten().tolist()
-    raise FloatingPointError(
-        f"The model returned NaN or infinity (value or logits) for the root, node 0, of rows {rows}."
-    )
