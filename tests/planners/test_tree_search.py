@@ -674,6 +674,15 @@ def test_bad_roots_are_named_wherever_they_are(rule, options):
 
 
 @rules
+def test_a_first_search_from_what_is_no_number_does_not_stay_slow(rule):
+    policy, td = program_policy(3, rule=rule)
+    with pytest.raises(FloatingPointError, match=r"node 0, of rows \[0, 1, 2\]"):
+        policy(td.apply(lambda x: torch.full_like(x, torch.nan)))
+    policy(td)
+    assert policy.evaluator.program is not None
+
+
+@rules
 def test_memory_that_is_used_again_holds_nothing_of_the_search_before(rule):
     policy, td = program_policy(40, rule=rule, greedy=True)
     with torch.inference_mode():

@@ -46,6 +46,15 @@ def test_it_is_recorded_once_and_again_for_other_tensors():
     assert holder.followed.program is not first
 
 
+def test_numbers_that_are_none_do_not_leave_it_to_torch_for_ever():
+    holder, x = Doubler(), torch.randn(40, 3)
+    assert holder.followed(torch.full_like(x, torch.nan)) is None
+    torch.testing.assert_close(holder(x), expected(holder, x))
+    first = holder.followed.program
+    holder(torch.full_like(x, torch.nan))
+    assert holder.followed.program is first  # recorded already
+
+
 def test_unchanged_parameters_are_not_read():
     holder, x = Doubler(), torch.randn(4, 3)
     before = holder(x)

@@ -77,7 +77,8 @@ class FollowedProgram:
         self._left_to_torch = unsettled or self._watched.hooked(self.gradients)
         if self._outdated and not self._left_to_torch:  # recording would call hooks
             self._record(tensors)
-            self._outdated = False
+            # What is recorded with numbers that are none is found wrong; it need not be with the next.
+            self._outdated = not all(x[: 2 * _FEW].isfinite().all() for x in tensors)
 
     def _wanted(self, program: Program) -> Program:
         """The program with the products that autocast asks for."""

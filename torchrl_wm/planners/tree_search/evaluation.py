@@ -167,8 +167,8 @@ class LatentStore:
 
     def fits(self, first: Latents, capacity: int) -> bool:
         """Whether such latents could be stored here."""
-        kinds = ([(x.shape[1:], x.dtype, x.device) for x in xs] for xs in (first, self.buffers))
-        return len(self.buffers[0]) >= capacity and next(kinds) == next(kinds)
+        kinds = [[(x.shape[1:], x.dtype, x.device) for x in xs] for xs in (first, self.buffers)]
+        return kinds[0] == kinds[1] and len(self.buffers[0]) >= capacity
 
     def results(self, columns: int) -> np.ndarray:
         """Memory for as many numbers of every state."""
@@ -266,6 +266,9 @@ class NodeEvaluator(nn.Module):
     def _recording(self, kind: str, store: LatentStore, rows: int) -> Callable[..., Tensor] | None:
         """A recording of that kind, made on first use; ``None`` where there is none."""
         if kind not in self._recorded:
+            # What is recorded with numbers that are none is found wrong; it need not be in the next search.
+            if not all(x[:rows].isfinite().all() for x in store.buffers):
+                return None
             with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 index = torch.arange(rows, device=store.device)
