@@ -53,6 +53,9 @@ def faithful_around(inner):
 
 
 ZERO, ONE, HALF, TINY = (np.float32(x) for x in (0.0, 1.0, 0.5, np.finfo(np.float32).tiny))
+TWO = np.float32(2.0)
+# Of the inverse hyperbolic tangent's series, from which logarithms are computed.
+L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
 LOWEST_LOGIT = np.float32(np.finfo(np.float32).min)
 C0, C1, C2, C3, C4, C5 = COEFFICIENTS

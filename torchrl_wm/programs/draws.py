@@ -14,7 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrl_wm.programs.arithmetic import HALF, ONE, compiled, fused, inlined
+from torchrl_wm.programs.arithmetic import (
+    HALF,
+    L1,
+    L2,
+    L3,
+    L4,
+    ONE,
+    TWO,
+    compiled,
+    fused,
+    inlined,
+)
 from torchrl_wm.programs.interception import is_intercepted
 from torchrl_wm.programs.threads import in_threads
 
@@ -28,8 +39,7 @@ HALVES, ROUNDS, NOTHING = np.uint64(32), 10, np.uint32(0)
 
 LOW_BITS, BIN = np.uint32(9), np.float32(2.0**-23)
 FRACTION, SQRT_HALF = np.int32(23), np.int32(0x3F3504F3)
-TWO, LN2 = np.float32(2.0), np.float32(math.log(2.0))
-L1, L2, L3, L4 = (np.float32(1 / n) for n in (3, 5, 7, 9))
+LN2 = np.float32(math.log(2.0))
 EIGHTH = np.float32(math.pi / 4 * 2.0**-31)
 SWAPPED, MIRRORED = np.uint32(1), np.uint32(2)
 S3, S5, S7, S9 = (np.float32((-1) ** (n // 2) / math.factorial(n)) for n in (3, 5, 7, 9))

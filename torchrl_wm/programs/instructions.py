@@ -14,7 +14,14 @@ import numpy as np
 
 from torchrl_wm.programs.arithmetic import (
     HALF,
+    L1,
+    L2,
+    L3,
+    L4,
+    L5,
+    L6,
     ONE,
+    TWO,
     ZERO,
     compiled,
     faithful,
@@ -36,8 +43,7 @@ from torchrl_wm.programs.products import TILE_ROWS, add_outer, linear
 BLOCK = 32
 """Rows that go through all instructions together; a multiple of those of a product's tile."""
 
-TWO, NAN = np.float32(2.0), np.float32(np.nan)
-L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
+NAN = np.float32(np.nan)
 
 
 class Code(enum.IntEnum):
