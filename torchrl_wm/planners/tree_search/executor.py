@@ -47,8 +47,9 @@ class Executor:
 
     def run(self, evaluator: NodeEvaluator, store: LatentStore) -> None:
         """Searches until every root has had its visits."""
-        while (leaves := self.select()) is not None:
-            self.update(evaluator(store, leaves.index, leaves.action))
+        with torch.inference_mode():
+            while (leaves := self.select()) is not None:
+                self.update(evaluator(store, leaves.index, leaves.action))
 
     def select(self) -> Leaves | None:
         """The leaves to evaluate next; ``None`` when the search is over."""

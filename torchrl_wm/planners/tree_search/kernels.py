@@ -13,7 +13,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_wm.planners.tree_search.evaluation import PackedStep
 from torchrl_wm.planners.tree_search.tree import (
     CHANCE,
     DECISION,
@@ -58,22 +57,27 @@ class TreeArrays(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The progress of each row, and the evaluated leaf below each action of its root, ``[B, A]``."""
+    """How far each row ``[B]`` is in its schedule, and the evaluated leaf below each action of its root.
+
+    ``levels`` are the logits of the root's actions below the largest, plus their noise, ``[B, A]``.
+    """
 
     simulations: np.ndarray
+    considered: np.ndarray
     awaited: np.ndarray
     slots: np.ndarray
     parents: np.ndarray
     edges: np.ndarray
     states: np.ndarray
+    levels: np.ndarray
 
     @classmethod
-    def begin(cls, rows: int, num_simulations: int, num_actions: int) -> Progress:
-        """No visits; the latents of the roots are stored first."""
-        states = np.zeros((rows, num_simulations + 1), np.int64)
-        states[:, 0] = np.arange(rows)
-        slots, parents, edges = np.full((3, rows, num_actions), NOTHING, np.int64)
-        return cls(np.zeros(rows, np.int64), np.full(rows, NOTHING), slots, parents, edges, states)
+    def new(cls, rows: int, num_simulations: int, num_actions: int) -> Progress:
+        """Of trees that are not planted yet."""
+        states = np.empty((rows, num_simulations + 1), np.int64)
+        levels = np.empty((rows, num_actions), np.float32)
+        leaves = np.empty((3, rows, num_actions), np.int64)
+        return cls(*np.empty((3, rows), np.int64), *leaves, states, levels)
 
 
 class Roots(NamedTuple):
@@ -85,8 +89,12 @@ class Roots(NamedTuple):
     @classmethod
     def of(cls, value: Tensor, logits: Tensor) -> Roots:
         """On the CPU, in single precision."""
-        both = (x.detach().to("cpu", torch.float32).contiguous().numpy() for x in (value, logits))
-        return cls(*both)
+        return cls(array_of(value), array_of(logits))
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """On the CPU, in single precision; a view where it is that already."""
+    return tensor.detach().to("cpu", torch.float32).contiguous().numpy()
 
 
 def new_tree(rows: int, num_simulations: int, num_actions: int) -> tuple[TensorDict, TreeArrays]:
@@ -100,14 +108,6 @@ def new_tree(rows: int, num_simulations: int, num_actions: int) -> tuple[TensorD
         np.empty((2, rows), np.float32),
     )
     return tree_of(*map(torch.from_numpy, arrays)), arrays
-
-
-def evaluation_array(evaluation: PackedStep) -> np.ndarray:
-    """View of an evaluation; a copy if it is on another device or of another precision."""
-    packed = evaluation.packed
-    if not packed.is_cpu or packed.dtype != torch.float32:
-        packed = packed.to("cpu", torch.float32)
-    return packed.numpy()
 
 
 # -- growing and backing up --------------------------------------------------------------------------
@@ -430,17 +430,14 @@ def gumbel_edge(tree, row, node, transform, scores):
 
 
 @inlined
-def gumbel_root_scores(tree, row, considered, noise, transform, scores):
+def gumbel_root_scores(tree, row, considered, levels, transform, scores):
     """Scores of the root's actions that were visited ``considered`` times; others minus infinity."""
     transformed_q(tree, row, 0, transform, scores)
-    highest = MINUS_INFINITY
     for a in range(scores.shape[0]):
-        highest = maximum(highest, tree.edge_numbers[row, 0, LOGIT, a])
-    for a in range(scores.shape[0]):
-        logit = tree.edge_numbers[row, 0, LOGIT, a]
-        score = maximum(noise[row, a] + (logit - highest) + scores[a], LOWEST_SCORE)
+        score = maximum(levels[row, a] + scores[a], LOWEST_SCORE)
         tried = tree.edge_links[row, 0, EDGE_VISITS, a] == considered
-        scores[a] = score if tried and logit > MINUS_INFINITY else MINUS_INFINITY
+        allowed = tree.edge_numbers[row, 0, PRIOR, a] > ZERO
+        scores[a] = score if tried & allowed else MINUS_INFINITY
 
 
 @inlined
@@ -472,13 +469,37 @@ def first_unsound(found):
 
 
 @compiled
+def begin_rounds(tree, progress, roots, rows, noise, most, scores):
+    """Plants some rows, see :func:`plant`; none of them has visits yet.
+
+    A schedule considers ``most`` actions, or as many as are allowed. The latents of roots are stored first.
+    """
+    bad = plant(tree, roots, rows, scores)
+    if bad >= 0:
+        return bad
+    for row in range(rows[0], rows[1]):
+        highest, allowed = MINUS_INFINITY, 0
+        for a in range(scores.shape[0]):
+            logit = roots.logits[row, a]
+            highest = maximum(highest, logit)
+            allowed += not is_closed(logit)
+        for a in range(scores.shape[0]):
+            progress.levels[row, a] = noise[row, a] + (roots.logits[row, a] - highest)
+            progress.slots[row, a] = NOTHING
+        progress.simulations[row], progress.awaited[row] = 0, NOTHING
+        progress.considered[row] = min(allowed, most)
+        progress.states[row] = 0
+        progress.states[row, 0] = row
+    return -1
+
+
+@compiled
 def advance(
     tree,
     progress,
     ready,
     rows,
-    schedule,
-    noise,
+    schedules,
     transform,
     max_depth,
     constant,
@@ -488,13 +509,14 @@ def advance(
 ):
     """Visits every evaluated leaf of the rows; then writes the requests and returns their number."""
     scores, below = scratch
-    count, total = 0, schedule.shape[1]
+    count, total = 0, schedules.shape[1]
     for row in range(rows[0], rows[1]):
         simulation, action = progress.simulations[row], progress.awaited[row]
+        schedule = schedules[progress.considered[row]]
         while simulation < total:
-            considered = schedule[row, simulation]
+            considered = schedule[simulation]
             if action == NOTHING:
-                gumbel_root_scores(tree, row, considered, noise, transform, scores)
+                gumbel_root_scores(tree, row, considered, progress.levels, transform, scores)
                 action = largest(scores)
             slot = progress.slots[row, action]
             if slot == NOTHING:
@@ -514,7 +536,7 @@ def advance(
         progress.simulations[row], progress.awaited[row] = simulation, action
         # The rest of the round is guessed from the present scores.
         rest = simulation + 1
-        while rest < total and schedule[row, rest] == considered:
+        while rest < total and schedule[rest] == considered:
             scores[action] = MINUS_INFINITY
             action = largest(scores)
             if scores[action] == MINUS_INFINITY:
@@ -549,11 +571,11 @@ def search_gumbel(
     roots,
     network,
     latents,
+    noise,
     tree,
     progress,
     ready,
-    schedule,
-    noise,
+    schedules,
     transform,
     max_depth,
     constant,
@@ -569,14 +591,14 @@ def search_gumbel(
     """
     for begin in range(share[0], share[1], BLOCK):
         rows = begin, min(begin + BLOCK, share[1])
-        bad = plant(tree, roots, rows, scratch[0])
+        bad = begin_rounds(tree, progress, roots, rows, noise, schedules.shape[0] - 1, scratch[0])
         if bad >= 0:
             return 0, bad
         count = 1
         while count > 0:
             count = advance(
-                tree, progress, ready, rows, schedule, noise, transform, max_depth, constant,
-                requests, used, scratch,
+                tree, progress, ready, rows, schedules, transform, max_depth, constant, requests,
+                used, scratch,
             )  # fmt: skip
             found = ready[used : used + count]
             run(network, requests[0][:count], requests[1][:count], latents, used, found)

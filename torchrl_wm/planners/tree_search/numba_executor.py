@@ -51,8 +51,6 @@ class StepwiseExecutor(Executor):
         self.bounds = rule.bounds(num_simulations, torch.float32, "cpu").numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)
-        _, actions, index = torch.from_numpy(self.places)
-        self.leaves = Leaves(index, actions)
 
     @property
     def states(self) -> torch.Tensor:
@@ -92,12 +90,14 @@ class StepwiseExecutor(Executor):
             rows, scores = (0, self.places.shape[1]), self._rule[-1]
             self._check(kernels.plant(self.arrays, self.roots, rows, scores))
             self._grow(np.empty((0, 0), np.float32), 0.0)
-        return self.leaves
+        _, actions, index = torch.from_numpy(self.places)
+        return Leaves(index, actions)
 
     def update(self, evaluation: PackedStep) -> None:
         """Adds the leaves to the trees, backs up their values, and finds the next leaves."""
         self.simulation += 1
-        self._check(self._grow(kernels.evaluation_array(evaluation), evaluation.constant))
+        found = kernels.array_of(evaluation.packed)
+        self._check(self._grow(found, evaluation.constant))
 
     def _check(self, bad: int) -> None:
         if bad >= 0:

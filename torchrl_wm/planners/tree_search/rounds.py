@@ -35,21 +35,16 @@ class RoundsExecutor(Executor):
         # tie after rounding, the guesses of a phase can differ from its visits.
         self.evaluations = num_simulations + num_actions
         self.capacity = rows * (1 + self.evaluations)
-        self.roots, self.planted = kernels.Roots.of(value, logits), False
+        self.roots = kernels.Roots.of(value, logits)
         self.tree, self.arrays = kernels.new_tree(rows, num_simulations, num_actions)
-        self.progress = kernels.Progress.begin(rows, num_simulations, num_actions)
+        self.progress = kernels.Progress.new(rows, num_simulations, num_actions)
         self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
-        allowed = (self.roots.logits > -np.inf).sum(-1)
-        schedules = rule.schedule(num_actions, num_simulations).numpy()
-        self.schedule = schedules[np.minimum(allowed, self.most)]
-        self.noise = np.zeros((rows, num_actions), np.float32)
-        if noise is not None:
-            self.noise[:] = noise.cpu().numpy()
+        self.schedules = rule.schedule(num_actions, num_simulations).numpy()
+        self.noise = kernels.array_of(torch.zeros(rows, num_actions) if noise is None else noise)
         switches = rule.rescale_values, rule.use_mixed_value
         self.transform = (rule.value_scale, rule.maxvisit_init, *switches, 1e-8)
         self.max_depth = -1 if max_depth is None else max_depth
-        self.requests, self.scores = self._working_memory(rows)
-        self.index, self.actions = map(torch.from_numpy, self.requests)
+        self.memory: tuple[tuple[np.ndarray, ...], ...] | None = None
         self.used, self.asked = rows, 0
 
     @property
@@ -64,14 +59,14 @@ class RoundsExecutor(Executor):
             return super().run(evaluator, store)
         self.ready, self.constant = store.results(program.width), evaluator.constant
         latents = tuple(x.numpy() for x in store.buffers)
-        rows = len(self.schedule)
+        rows = len(self.noise)
 
         def search(begin: int, end: int) -> tuple[int, int]:
             requests, scores = self._working_memory(end - begin)
             used = rows + begin * self.evaluations
             memory = requests, used, scores
             network = program.network.copy()
-            share, arguments = (begin, end), (network, latents, *self._arguments)
+            share, arguments = (begin, end), (network, latents, self.noise, *self._arguments)
             return kernels.search_gumbel(share, self.roots, *arguments, *memory)
 
         for used, bad in in_threads(search, rows, SHARE):
@@ -81,26 +76,28 @@ class RoundsExecutor(Executor):
     def select(self) -> Leaves | None:
         """The leaves that the rest of the round of each row needs."""
         arrays, progress, ready, *rule = self._arguments
-        rows = 0, len(self.schedule)
-        if not self.planted:
-            self._check(kernels.plant(arrays, self.roots, rows, self.scores[0]))
-            self.planted = True
-        memory = self.requests, self.used, self.scores
+        rows = 0, len(self.noise)
+        if self.memory is None:
+            self.memory = self._working_memory(rows[1])
+            options = self.noise, len(self.schedules) - 1, self.memory[1][0]
+            self._check(kernels.begin_rounds(arrays, progress, self.roots, rows, *options))
+        requests, scores = self.memory
+        memory = requests, self.used, scores
         self.asked = kernels.advance(arrays, progress, ready, rows, *rule, *memory)
         if not self.asked:
             return None
-        return Leaves(self.index[: self.asked], self.actions[: self.asked])
+        return Leaves(*(torch.from_numpy(x[: self.asked]) for x in requests))
 
     def update(self, evaluation: PackedStep) -> None:
         """Keeps the evaluations until the rule needs them."""
-        found, self.constant = kernels.evaluation_array(evaluation), evaluation.constant
+        found, self.constant = kernels.array_of(evaluation.packed), evaluation.constant
         if not self.ready.size:
             self.ready = np.empty((self.capacity, found.shape[1]), np.float32)
         self.ready[self.used : self.used + self.asked] = found
         self._check(kernels.first_unsound(found))
         self.used += self.asked
 
-    def _working_memory(self, rows: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    def _working_memory(self, rows: int) -> tuple[tuple[np.ndarray, ...], ...]:
         """Requests of so many rows, states and actions, and the scores of two nodes."""
         requests = np.empty((2, rows * self.most), np.int64)
         return tuple(requests), tuple(np.empty((2, self.noise.shape[1]), np.float32))
@@ -111,8 +108,7 @@ class RoundsExecutor(Executor):
             self.arrays,
             self.progress,
             self.ready,
-            self.schedule,
-            self.noise,
+            self.schedules,
             self.transform,
             self.max_depth,
             self.constant,
@@ -121,6 +117,7 @@ class RoundsExecutor(Executor):
     def _check(self, bad: int) -> None:
         if bad >= 0:
             check_roots(*map(torch.from_numpy, self.roots))
+            # The first: rows that the search did not come to hold anything, but all of them come later.
             row, action = np.argwhere(self.progress.slots == self.used + bad)[0]
             parent, edge = self.progress.parents[row, action], self.progress.edges[row, action]
             simulation = int(self.progress.simulations[row])

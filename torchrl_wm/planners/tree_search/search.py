@@ -63,8 +63,8 @@ def search(
         TensorDict: the trees, see :func:`~torchrl_wm.planners.tree_search.make_tree`.
 
     Raises:
-        ValueError: for fewer than one simulation or level, a root without an allowed action, or an
-            unknown executor.
+        ValueError: for fewer than one simulation or level, roots or noise of other shapes, a root
+            without an allowed action, or an unknown executor.
         FloatingPointError: where the model returns NaN or infinity; the message names the node.
 
     Examples:
@@ -81,6 +81,7 @@ def search(
     COUNT.check(num_simulations=num_simulations)
     if max_depth is not None:
         COUNT.check(max_depth=max_depth)
+    _check_shapes(root, noise)
     if executor not in EXECUTORS:
         raise ValueError(f"Unknown executor {executor!r}; expected one of {list(EXECUTORS)}.")
     evaluator = (
@@ -91,8 +92,7 @@ def search(
     with torch.inference_mode(False), torch.no_grad():
         work = EXECUTORS[executor](root.value, logits, rule, num_simulations, max_depth, noise)
     store = evaluator.begin(root.latents, work.capacity)
-    with torch.inference_mode():
-        work.run(evaluator, store)
+    work.run(evaluator, store)
     if keep_latents:
         # Entries that the dynamics carry besides the model's latents (sampled actions) come last.
         for name, buffer in zip(evaluator.dynamics.in_keys, store.buffers, strict=False):
@@ -100,3 +100,17 @@ def search(
             work.tree.set(unravel_key(("latents", name)), kept.to(work.tree.device))
     evaluator.end(store)
     return work.tree
+
+
+def _check_shapes(root: Root, noise: Tensor | None) -> None:
+    """Compiled loops would read beyond the end."""
+    if root.logits.dim() != 2 or root.value.shape != root.logits.shape[:1]:
+        raise ValueError(
+            f"Roots have values [B] and logits [B, A]; got {[*root.value.shape]} and "
+            f"{[*root.logits.shape]}."
+        )
+    if noise is not None and noise.shape != root.logits.shape:
+        raise ValueError(
+            f"Noise has a number for every action of every root, {[*root.logits.shape]}, as "
+            f"rule.draw_noise gives it; got {[*noise.shape]}."
+        )
