@@ -3,10 +3,10 @@
 Needs ``pip install jax mctx``; LightZero's tree stands beside MuZero's rule where it is installed
 (``pip install --no-deps LightZero``). The model is the same small network with the same weights on all
 sides, 50 simulations, no noise. Candidates take turns of five searches; medians are printed, with the
-share of our time that the model's evaluations do not explain, and what share it would be if these were the
-model's operations in torch, traced once and called in every simulation. ``--clock cpu`` counts processor
-time, for a machine that does other work too. Then follow rates of a whole agent: self-play and updates of
-Gumbel MuZero on CartPole.
+share of our time that the model's evaluations, in the turn after it, do not explain, and what share it would
+be if these were the model's operations in torch, traced once and called in every simulation. ``--clock cpu``
+counts processor time, for a machine that does other work too. Then follow rates of a whole agent: self-play
+and updates of Gumbel MuZero on CartPole.
 """
 
 from __future__ import annotations
@@ -86,20 +86,19 @@ def main() -> None:
             evaluator = NodeEvaluator(model)
             candidates = {
                 "ours": _ours(evaluator, root, rule, noise),
+                "model": _model_alone(evaluator, root),
+                "traced": _traced_alone(evaluator, root),
                 "mctx": mctx_search.make_search(model, root, name, SIMULATIONS, DISCOUNT),
             }
             if compiled_tree is not None and name == "muzero":
                 candidates["LightZero"] = lightzero_search.make_search(
                     compiled_tree, model, root, rule, SIMULATIONS
                 )
-            candidates["model"] = _model_alone(evaluator, root)
-            candidates["traced"] = _traced_alone(evaluator, root)
             times = _measure(candidates, options.rounds, clock)
             outside = times["ours"] - times.pop("model")
-            share, beside = (
-                outside / whole for whole in (times["ours"], outside + times.pop("traced"))
-            )
-            rates = {name: rows / found for name, found in times.items()}
+            whole = times["ours"], outside + times.pop("traced")
+            share, beside = (np.median(outside / one) for one in whole)
+            rates = {name: rows / np.median(found) for name, found in times.items()}
             ratios.append(rates["ours"] / rates["mctx"])
             found = ", ".join(f"{who} {rate:8,.0f}" for who, rate in rates.items())
             print(
@@ -168,17 +167,19 @@ def _traced_alone(evaluator: NodeEvaluator, root: Root) -> Callable[[], object]:
 
 def _measure(
     candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """Median seconds of each candidate."""
+) -> dict[str, np.ndarray]:
+    """Median seconds of each candidate in each of its turns."""
     times = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
             candidate()  # warms the caches up again
+            turn = []
             for _ in range(TURN):
                 began = clock()
                 candidate()
-                times[name].append(clock() - began)
-    return {name: float(np.median(found)) for name, found in times.items()}
+                turn.append(clock() - began)
+            times[name].append(np.median(turn))
+    return {name: np.array(found) for name, found in times.items()}
 
 
 def _report_occasions(clock: Callable[[], float]) -> None:
