@@ -13,6 +13,7 @@ from torchrl_wm.programs.exponential import (
     LN2_LOW,
     LOG2_E,
     LOWEST,
+    SHIFTER,
 )
 from torchrl_wm.programs.machine_code import kept_on_disk
 
@@ -23,8 +24,9 @@ _OPTIONS = {"error_model": "numpy", "_nrt": False, "nogil": True}
 _NUMBERS = {"nnan", "nsz"}
 inlined = numba.njit(fastmath=_NUMBERS, forceinline=True, **_OPTIONS)
 views = numba.njit(inline="always", **_OPTIONS)
-# For sums in double precision, whose order does not affect the result.
-reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, **_OPTIONS)
+# For sums in double precision, whose order does not affect the result. Inlined, as a call would pass every
+# size and stride of a tree.
+reordered = numba.njit(fastmath={*_NUMBERS, "reassoc"}, forceinline=True, **_OPTIONS)
 # Where NaN has to propagate.
 faithful = numba.njit(fastmath={"nsz"}, **_OPTIONS)
 # Fused multiply-add: for models, which match torch only to a tolerance.
@@ -59,8 +61,7 @@ L1, L2, L3, L4, L5, L6 = (np.float32(1 / n) for n in (3, 5, 7, 9, 11, 13))
 MINUS_INFINITY, LOWEST_ARGUMENT = np.float32(-np.inf), np.float32(LOWEST)
 LOWEST_LOGIT = np.float32(np.finfo(np.float32).min)
 C0, C1, C2, C3, C4, C5 = COEFFICIENTS
-SHIFTER = np.float32(1.5 * 2**23)
-EXPONENT_BIAS, EXPONENT_SHIFT, ONE_MORE = np.int32(127), np.int32(23), np.int32(1)
+EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
 
 
 def _extreme(name: str):
@@ -81,48 +82,24 @@ def _extreme(name: str):
 minimum, maximum = _extreme("llvm.minnum"), _extreme("llvm.maxnum")
 
 
-def _polynomial(r):
-    """``e ** r`` near 0."""
-    series = C0 * r + C1
-    series = series * r + C2
-    series = series * r + C3
-    series = series * r + C4
-    series = series * r + C5
-    return series * r * r + r + ONE
-
-
-polynomial, fused_polynomial = inlined(_polynomial), fused(_polynomial)
-
-
 def _exp(x):
     """The polynomial of :mod:`~torchrl_wm.programs.exponential`, for ``x <= 0`` or NaN."""
     x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
-    shifted = x * LOG2_E + HALF
-    exponent = np.int32(shifted)  # rounds towards zero, where a floor is needed
-    n = np.float32(exponent)
-    below = n > shifted
-    n = n - ONE if below else n
-    exponent = exponent - ONE_MORE if below else exponent
-    r = x - n * LN2_HIGH
-    r = r - n * LN2_LOW
-    power = np.int32((exponent + EXPONENT_BIAS) << EXPONENT_SHIFT).view(np.float32)
-    return polynomial(r) * power
-
-
-exp = inlined(_exp)
-
-
-@fused
-def fused_exp(x):
-    """The same in fewer operations, which round differently: for models."""
-    x = LOWEST_ARGUMENT if x < LOWEST_ARGUMENT else x
-    shifted = x * LOG2_E + SHIFTER  # the last bit of a number so large counts ones
+    shifted = x * LOG2_E + SHIFTER
     n = shifted - SHIFTER
     r = x - n * LN2_HIGH
     r = r - n * LN2_LOW
+    square = r * r
+    series = (C0 * r + C1) * square + (C2 * r + C3)
+    series = series * square + (C4 * r + C5)
+    series = series * square + (r + ONE)
     exponent = np.float32(shifted).view(np.int32) + EXPONENT_BIAS
     power = np.int32(exponent << EXPONENT_SHIFT).view(np.float32)  # the shifter's bits are gone
-    return fused_polynomial(r) * power
+    return series * power
+
+
+# The second in fewer operations, which round differently: for models.
+exp, fused_exp = inlined(_exp), fused(_exp)
 
 
 @reordered

@@ -2,7 +2,8 @@
 
 The library's exponential costs more than everything else at a node, and its last digit depends on the
 caller, so that two executors diverge where two actions are nearly equal. This is the polynomial of the
-Cephes library: accurate to 1e-7, and every operation in it rounds the same everywhere.
+Cephes library, in the order of Estrin, which leaves more operations independent of each other: accurate to
+1e-7, and every operation in it rounds the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ LOWEST = -87.0
 
 LOG2_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+SHIFTER = np.float32(1.5 * 2**23)  # the last bit of a number so large counts ones
 COEFFICIENTS = tuple(
     map(
         np.float32,
@@ -34,13 +36,13 @@ def exp(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return x.exp()
     x = x.clamp_min(LOWEST)
-    n = (x * float(LOG2_E) + 0.5).floor()
+    n = (x * float(LOG2_E) + float(SHIFTER)) - float(SHIFTER)  # rounded
     r = x - n * float(LN2_HIGH)
     r = r - n * float(LN2_LOW)
-    series = torch.full_like(r, float(COEFFICIENTS[0]))
-    for coefficient in COEFFICIENTS[1:]:
-        series = series * r + float(coefficient)
-    return torch.ldexp(series * r * r + r + 1.0, n)
+    square, (c0, c1, c2, c3, c4, c5) = r * r, map(float, COEFFICIENTS)
+    series = (c0 * r + c1) * square + (c2 * r + c3)
+    series = series * square + (c4 * r + c5)
+    return torch.ldexp(series * square + (r + 1.0), n)
 
 
 def softmax(logits: Tensor) -> Tensor:
