@@ -161,7 +161,7 @@ class LatentStore:
         else:
             with torch.inference_mode(False):  # later searches may be outside
                 self.buffers = tuple(x.new_empty(capacity, *x.shape[1:]) for x in first)
-            self._results = np.empty((0, 0), np.float32)
+            self._results = ()
         for place, value in zip(self.reserve(len(first[0])), first, strict=True):
             place.copy_(value)
 
@@ -170,10 +170,11 @@ class LatentStore:
         kinds = [[(x.shape[1:], x.dtype, x.device) for x in xs] for xs in (first, self.buffers)]
         return kinds[0] == kinds[1] and len(self.buffers[0]) >= capacity
 
-    def results(self, columns: int) -> np.ndarray:
-        """Memory for as many numbers of every state."""
-        if len(self._results) < self.capacity or self._results.shape[1] != columns:
-            self._results = np.empty((self.capacity, columns), np.float32)
+    def results(self, *columns: int) -> tuple[np.ndarray, ...]:
+        """Arrays with so many numbers of every state."""
+        widths = tuple(x.shape[1] for x in self._results)
+        if widths != columns or len(self._results[0]) < self.capacity:
+            self._results = tuple(np.empty((self.capacity, x), np.float32) for x in columns)
         return self._results
 
     def reserve(self, rows: int) -> Latents:

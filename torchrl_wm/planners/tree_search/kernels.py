@@ -21,17 +21,21 @@ from torchrl_wm.planners.tree_search.tree import (
     tree_of,
 )
 from torchrl_wm.programs.arithmetic import (
+    LOWEST_LOGIT,
     MINUS_INFINITY,
     ONE,
     TINY,
     ZERO,
     compiled,
+    exp,
     inlined,
     maximum,
     minimum,
     reordered,
     softmax,
+    total_of,
 )
+from torchrl_wm.programs.columns import columns
 from torchrl_wm.programs.instructions import BLOCK, run
 
 LOWEST_SCORE = np.float32(-1e9)
@@ -146,14 +150,40 @@ def is_sound_root(roots, row):
 
 
 @inlined
-def expand(tree, row, node, parent, action, found, i, constant, scores):
+def write_priors(logits, first, rows, priors):
+    """The priors of some rows of logits, which begin in column ``first``, see ``masked_priors``.
+
+    One step for all rows after the other: within a row, each waits for the one before.
+    """
+    begin, end = rows
+    num_actions = priors.shape[1]
+    for i in range(end - begin):
+        highest = LOWEST_LOGIT
+        for a in range(num_actions):
+            highest = maximum(highest, logits[begin + i, first + a])
+        for a in range(num_actions):
+            priors[i, a] = logits[begin + i, first + a] - highest
+    weights = columns(priors, 0, 0, (end - begin) * num_actions)
+    for k in range(weights.shape[0]):
+        weight = exp(weights[k])
+        weights[k] = weight if weights[k] > MINUS_INFINITY else ZERO
+    for i in range(end - begin):
+        weights = columns(priors, i, 0, num_actions)
+        normaliser = max(np.float32(total_of(weights)), TINY)
+        for a in range(num_actions):
+            prior = maximum(weights[a] / normaliser, TINY)
+            weights[a] = prior if weights[a] > ZERO else ZERO
+
+
+@inlined
+def expand(tree, row, node, parent, action, found, i, constant, priors):
     """Turns row ``i`` of a packed evaluation into a node of its row's tree."""
-    num_actions = scores.shape[0]
+    num_actions = priors.shape[1]
     kind, discount = np.int32(DECISION), np.float32(constant)
     if found.shape[1] > 2 + num_actions:
         discount, kind = found[i, 2 + num_actions], np.int32(found[i, 3 + num_actions])
     logits = found[i, 2 : 2 + num_actions]
-    set_node(tree, row, node, found[i, 1], kind, logits, scores)
+    set_node(tree, row, node, found[i, 1], kind, logits, priors[i])
     tree.node_numbers[row, node, REWARD] = found[i, 0]
     tree.node_numbers[row, node, DISCOUNT] = discount
     tree.node_links[row, node, PARENT] = parent
@@ -162,30 +192,26 @@ def expand(tree, row, node, parent, action, found, i, constant, scores):
 
 
 @inlined
-def set_node(tree, row, node, value, kind, logits, scores):
-    """Sets a node's own statistics; ``scores`` is scratch."""
+def set_node(tree, row, node, value, kind, logits, priors):
+    """Sets a node's own statistics."""
     tree.node_numbers[row, node, NODE_VALUE] = value
     tree.node_numbers[row, node, RAW_VALUE] = value
-    highest = MINUS_INFINITY
-    for a in range(scores.shape[0]):
+    largest_prior = ZERO
+    for a in range(priors.shape[0]):
         tree.edge_numbers[row, node, LOGIT, a] = logits[a]
-        scores[a] = logits[a]
-        highest = maximum(highest, logits[a])
-    tree.node_links[row, node, KIND] = TERMINAL if highest == MINUS_INFINITY else kind
-    softmax(scores)
-    for a in range(scores.shape[0]):
-        # The logits are not read from the tree: its memory waits for what was just written.
-        prior = maximum(scores[a], TINY)
-        tree.edge_numbers[row, node, PRIOR, a] = prior if logits[a] > MINUS_INFINITY else ZERO
+        tree.edge_numbers[row, node, PRIOR, a] = priors[a]
+        largest_prior = maximum(largest_prior, priors[a])
+    tree.node_links[row, node, KIND] = kind if largest_prior > ZERO else TERMINAL
 
 
 @compiled
-def plant(tree, roots, rows, scores):
-    """Clears the memory of some rows and sets their roots.
+def plant(tree, roots, rows, priors):
+    """Clears the memory of some rows and sets their roots, whose priors are written.
 
     ``rows`` are the first of them and the one after the last. Returns the row of a root that cannot be
     searched, or -1.
     """
+    write_priors(roots.logits, 0, rows, priors)
     for row in range(rows[0], rows[1]):
         if not is_sound_root(roots, row):
             return row
@@ -198,7 +224,8 @@ def plant(tree, roots, rows, scores):
             tree.node_links[row, node, KIND] = DECISION
             tree.edge_links[row, node, CHILD] = NO_CHILD
             tree.edge_links[row, node, EDGE_VISITS] = 0
-        set_node(tree, row, 0, roots.values[row], np.int32(DECISION), roots.logits[row], scores)
+        kind, place = np.int32(DECISION), row - rows[0]
+        set_node(tree, row, 0, roots.values[row], kind, roots.logits[row], priors[place])
         tree.node_links[row, 0, VISITS] = 1
     return -1
 
@@ -298,7 +325,7 @@ def muzero_edge(tree, row, node, bounds, normalization, scores):
 
 @compiled
 def grow_muzero(
-    tree, leaves, found, rows, constant, new_node, bounds, normalization, max_depth, scores
+    tree, leaves, found, rows, constant, new_node, priors, bounds, normalization, max_depth, scores
 ):
     """Adds an evaluation of the leaves of rows as ``new_node``, then finds the next ones.
 
@@ -307,6 +334,8 @@ def grow_muzero(
     them. Returns the row of a leaf that is not finite, or -1.
     """
     begin, end = rows
+    if new_node > 0:
+        write_priors(found, 2, (0, end - begin), priors)
     for row in range(begin, end):
         if new_node > 0:
             parent, action = leaves[0, row], leaves[1, row]
@@ -315,7 +344,7 @@ def grow_muzero(
                 if not is_sound(found, row - begin):
                     return row
                 node = new_node
-                expand(tree, row, node, parent, action, found, row - begin, constant, scores)
+                expand(tree, row, node, parent, action, found, row - begin, constant, priors)
             back_up(tree, row, node, tree.node_numbers[row, node, RAW_VALUE])
         node, depth = 0, 0
         while True:
@@ -343,6 +372,7 @@ def search_muzero(
     latents,
     found,
     constant,
+    priors,
     bounds,
     normalization,
     max_depth,
@@ -350,21 +380,21 @@ def search_muzero(
 ):
     """Plants a share of the rows; all simulations, with the model's instructions in between.
 
-    ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` is scratch. A few rows
-    are searched to the end before the next few, so that their trees stay in the cache.
+    ``share`` are the first row and the one after the last; ``found [BLOCK, C]`` and ``priors`` are
+    scratch. A few rows are searched to the end before the next few, so that their trees stay in the cache.
     Returns the last simulation (0: planting) and the row of what is not finite, or -1.
     """
     rows, nodes = leaves.shape[1], tree.node_links.shape[1]
     for begin in range(share[0], share[1], BLOCK):
         end = min(begin + BLOCK, share[1])
-        bad = plant(tree, roots, (begin, end), scores)
+        bad = plant(tree, roots, (begin, end), priors)
         if bad >= 0:
             return 0, bad
         out = found[: end - begin]
         for node in range(nodes):
             bad = grow_muzero(
-                tree, leaves, out, (begin, end), constant, node, bounds, normalization, max_depth,
-                scores,
+                tree, leaves, out, (begin, end), constant, node, priors, bounds, normalization,
+                max_depth, scores,
             )  # fmt: skip
             if bad >= 0:
                 return node, bad
@@ -460,8 +490,9 @@ def descend_gumbel(tree, row, action, transform, max_depth, scores):
 
 
 @compiled
-def first_unsound(found):
-    """The first leaf of an evaluation that is not finite, or -1."""
+def weigh(found, priors):
+    """Writes the priors of evaluated leaves; returns the first leaf that is not finite, or -1."""
+    write_priors(found, 2, (0, found.shape[0]), priors)
     for i in range(found.shape[0]):
         if not is_sound(found, i):
             return i
@@ -469,21 +500,22 @@ def first_unsound(found):
 
 
 @compiled
-def begin_rounds(tree, progress, roots, rows, noise, most, scores):
+def begin_rounds(tree, progress, priors, roots, rows, noise, most):
     """Plants some rows, see :func:`plant`; none of them has visits yet.
 
     A schedule considers ``most`` actions, or as many as are allowed. The latents of roots are stored first.
     """
-    bad = plant(tree, roots, rows, scores)
+    bad = plant(tree, roots, rows, priors[rows[0] : rows[1]])
     if bad >= 0:
         return bad
+    num_actions = priors.shape[1]
     for row in range(rows[0], rows[1]):
         highest, allowed = MINUS_INFINITY, 0
-        for a in range(scores.shape[0]):
+        for a in range(num_actions):
             logit = roots.logits[row, a]
             highest = maximum(highest, logit)
             allowed += not is_closed(logit)
-        for a in range(scores.shape[0]):
+        for a in range(num_actions):
             progress.levels[row, a] = noise[row, a] + (roots.logits[row, a] - highest)
             progress.slots[row, a] = NOTHING
         progress.simulations[row], progress.awaited[row] = 0, NOTHING
@@ -498,6 +530,7 @@ def advance(
     tree,
     progress,
     ready,
+    priors,
     rows,
     schedules,
     transform,
@@ -528,7 +561,7 @@ def advance(
             else:
                 node = np.int32(simulation + 1)
                 parent, edge = progress.parents[row, action], progress.edges[row, action]
-                expand(tree, row, node, parent, edge, ready, slot, constant, below)
+                expand(tree, row, node, parent, edge, ready, slot, constant, priors)
                 progress.states[row, node] = slot
                 progress.slots[row, action] = NOTHING
             back_up(tree, row, node, tree.node_numbers[row, node, RAW_VALUE])
@@ -575,6 +608,7 @@ def search_gumbel(
     tree,
     progress,
     ready,
+    priors,
     schedules,
     transform,
     max_depth,
@@ -591,18 +625,18 @@ def search_gumbel(
     """
     for begin in range(share[0], share[1], BLOCK):
         rows = begin, min(begin + BLOCK, share[1])
-        bad = begin_rounds(tree, progress, roots, rows, noise, schedules.shape[0] - 1, scratch[0])
+        bad = begin_rounds(tree, progress, priors, roots, rows, noise, schedules.shape[0] - 1)
         if bad >= 0:
             return 0, bad
         count = 1
         while count > 0:
             count = advance(
-                tree, progress, ready, rows, schedules, transform, max_depth, constant, requests,
-                used, scratch,
+                tree, progress, ready, priors, rows, schedules, transform, max_depth, constant,
+                requests, used, scratch,
             )  # fmt: skip
             found = ready[used : used + count]
             run(network, requests[0][:count], requests[1][:count], latents, used, found)
-            bad = first_unsound(found)
+            bad = weigh(found, priors[used : used + count])
             if bad >= 0:
                 return used, bad
             used += count

@@ -75,6 +75,7 @@ class StepwiseExecutor(Executor):
                 latents,
                 np.empty((kernels.BLOCK, program.width), np.float32),
                 evaluator.constant,
+                np.empty((kernels.BLOCK, self.num_actions), np.float32),
                 *self._rule,
             )
 
@@ -87,8 +88,8 @@ class StepwiseExecutor(Executor):
         if self.simulation == self.num_simulations:
             return None
         if not self.simulation:
-            rows, scores = (0, self.places.shape[1]), self._rule[-1]
-            self._check(kernels.plant(self.arrays, self.roots, rows, scores))
+            rows, self.priors = self.places.shape[1], np.empty_like(self.roots.logits)
+            self._check(kernels.plant(self.arrays, self.roots, (0, rows), self.priors))
             self._grow(np.empty((0, 0), np.float32), 0.0)
         _, actions, index = torch.from_numpy(self.places)
         return Leaves(index, actions)
@@ -107,9 +108,8 @@ class StepwiseExecutor(Executor):
 
     def _grow(self, found: np.ndarray, constant: float) -> int:
         rows = 0, self.places.shape[1]
-        return kernels.grow_muzero(
-            self.arrays, self.places, found, rows, constant, self.simulation, *self._rule
-        )
+        step = found, rows, constant, self.simulation, self.priors
+        return kernels.grow_muzero(self.arrays, self.places, *step, *self._rule)
 
     @property
     def _rule(self) -> tuple:

@@ -38,7 +38,8 @@ class RoundsExecutor(Executor):
         self.roots = kernels.Roots.of(value, logits)
         self.tree, self.arrays = kernels.new_tree(rows, num_simulations, num_actions)
         self.progress = kernels.Progress.new(rows, num_simulations, num_actions)
-        self.ready, self.constant = np.empty((0, 0), np.float32), 0.0
+        self.ready = self.priors = np.empty((0, 0), np.float32)
+        self.constant = 0.0
         self.schedules = rule.schedule(num_actions, num_simulations).numpy()
         self.noise = kernels.array_of(torch.zeros(rows, num_actions) if noise is None else noise)
         switches = rule.rescale_values, rule.use_mixed_value
@@ -57,7 +58,8 @@ class RoundsExecutor(Executor):
         program = evaluator.program
         if program is None:
             return super().run(evaluator, store)
-        self.ready, self.constant = store.results(program.width), evaluator.constant
+        self.ready, self.priors = store.results(program.width, self.noise.shape[1])
+        self.constant = evaluator.constant
         latents = tuple(x.numpy() for x in store.buffers)
         rows = len(self.noise)
 
@@ -75,15 +77,17 @@ class RoundsExecutor(Executor):
 
     def select(self) -> Leaves | None:
         """The leaves that the rest of the round of each row needs."""
-        arrays, progress, ready, *rule = self._arguments
         rows = 0, len(self.noise)
         if self.memory is None:
             self.memory = self._working_memory(rows[1])
-            options = self.noise, len(self.schedules) - 1, self.memory[1][0]
-            self._check(kernels.begin_rounds(arrays, progress, self.roots, rows, *options))
+            self.priors = np.empty((self.capacity, self.noise.shape[1]), np.float32)
+            state = self.arrays, self.progress, self.priors, self.roots
+            most = len(self.schedules) - 1
+            self._check(kernels.begin_rounds(*state, rows, self.noise, most))
         requests, scores = self.memory
         memory = requests, self.used, scores
-        self.asked = kernels.advance(arrays, progress, ready, rows, *rule, *memory)
+        arrays, progress, ready, priors, *rule = self._arguments
+        self.asked = kernels.advance(arrays, progress, ready, priors, rows, *rule, *memory)
         if not self.asked:
             return None
         return Leaves(*(torch.from_numpy(x[: self.asked]) for x in requests))
@@ -93,8 +97,9 @@ class RoundsExecutor(Executor):
         found, self.constant = kernels.array_of(evaluation.packed), evaluation.constant
         if not self.ready.size:
             self.ready = np.empty((self.capacity, found.shape[1]), np.float32)
-        self.ready[self.used : self.used + self.asked] = found
-        self._check(kernels.first_unsound(found))
+        places = slice(self.used, self.used + self.asked)
+        self.ready[places] = found
+        self._check(kernels.weigh(found, self.priors[places]))
         self.used += self.asked
 
     def _working_memory(self, rows: int) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -108,6 +113,7 @@ class RoundsExecutor(Executor):
             self.arrays,
             self.progress,
             self.ready,
+            self.priors,
             self.schedules,
             self.transform,
             self.max_depth,
