@@ -312,8 +312,10 @@ def test_bad_roots_and_options_are_named():
         search(model, root, rule, num_simulations=1, max_depth=0)
     with pytest.raises(ValueError, match="numba"):
         search(model, root, rule, num_simulations=1, executor="cuda")
-    with pytest.raises(ValueError, match=r"values \[B\] and logits \[B, A\]; got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"values \[B\], logits \[B, A\].*; got \[2, 1\], "):
         search(model, root._replace(value=root.value[:, None]), rule, num_simulations=2)
+    with pytest.raises(ValueError, match=r"latents \[B, ...\]; got .* and \[\[1\]\]"):
+        search(model, root._replace(latents=(torch.arange(1),)), rule, num_simulations=2)
     with pytest.raises(ValueError, match=r"\[2, 3\], as rule.draw_noise gives it; got \[1, 3\]"):
         search(model, root, GumbelRule(), num_simulations=2, noise=torch.zeros(1, 3))
     for wrong in (

@@ -51,6 +51,7 @@ class StepwiseExecutor(Executor):
         self.bounds = rule.bounds(num_simulations, torch.float32, "cpu").numpy()
         self.normalization = _normalization(rule)
         self.places = np.empty((3, rows), np.int64)
+        self.priors = np.empty((rows, self.num_actions), np.float32)
 
     @property
     def states(self) -> torch.Tensor:
@@ -88,8 +89,8 @@ class StepwiseExecutor(Executor):
         if self.simulation == self.num_simulations:
             return None
         if not self.simulation:
-            rows, self.priors = self.places.shape[1], np.empty_like(self.roots.logits)
-            self._check(kernels.plant(self.arrays, self.roots, (0, rows), self.priors))
+            rows = 0, self.places.shape[1]
+            self._check(kernels.plant(self.arrays, self.roots, rows, self.priors))
             self._grow(np.empty((0, 0), np.float32), 0.0)
         _, actions, index = torch.from_numpy(self.places)
         return Leaves(index, actions)

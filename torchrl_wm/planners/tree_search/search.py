@@ -104,10 +104,12 @@ def search(
 
 def _check_shapes(root: Root, noise: Tensor | None) -> None:
     """Compiled loops would read beyond the end."""
-    if root.logits.dim() != 2 or root.value.shape != root.logits.shape[:1]:
+    rows, latents = root.logits.shape[:1], [x.shape for x in root.latents]
+    fit = root.logits.dim() == 2 and root.value.shape == rows
+    if not fit or any(shape[:1] != rows for shape in latents):
         raise ValueError(
-            f"Roots have values [B] and logits [B, A]; got {[*root.value.shape]} and "
-            f"{[*root.logits.shape]}."
+            f"Roots have values [B], logits [B, A] and latents [B, ...]; got {[*root.value.shape]}, "
+            f"{[*root.logits.shape]} and {[[*shape] for shape in latents]}."
         )
     if noise is not None and noise.shape != root.logits.shape:
         raise ValueError(
